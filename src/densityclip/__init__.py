@@ -1,0 +1,3 @@
+"""DensityCLIP: BiomedCLIP adapted to BI-RADS breast density. Research use only."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Archives and tables to index rows."""

@@ -1,0 +1,1 @@
+"""One exam to every output object."""

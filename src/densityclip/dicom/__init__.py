@@ -1,0 +1,1 @@
+"""DICOM files to facts and pixels; knows no model."""

@@ -1,0 +1,1 @@
+"""BiomedCLIP, its words, its classifier and its bundle."""

@@ -1,0 +1,1 @@
+"""Weighted contrastive adaptation over modalities."""
