@@ -1,0 +1,85 @@
+"""Paired difference between two arms on the same images: the same resampled patients for both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from densityclip.errors import UserError
+from densityclip.evaluation.bootstrap import Estimate, interval, replicates
+from densityclip.evaluation.metrics import METRICS, Floats, Sample
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredArm:
+    """One arm on one set of rows: the figures and their replicates.
+
+    Attributes:
+        ids: `[n]` what each row stands for, unique.
+        patients: `[n]` patient of each row.
+        labels: `[n]` label of each row, 0 to 3.
+        values: Metric to its value on the sample.
+        replicated: Metric to `[resamples]`.
+    """
+
+    ids: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: tuple[int, ...]
+    values: dict[str, float]
+    replicated: dict[str, Floats]
+
+    @classmethod
+    def of(
+        cls, ids: Sequence[str], patients: Sequence[str], sample: Sample, *, resamples: int, seed: int
+    ) -> "ScoredArm":
+        """Score the rows and every resample of their patients."""
+        values = {name: float(value[0]) for name, value in sample.score().items()}
+        replicated = replicates(sample, patients, resamples=resamples, seed=seed)
+        return cls(tuple(ids), tuple(patients), tuple(sample.labels.tolist()), values, replicated)
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Every metric with its interval."""
+        n_patients = len(set(self.patients))
+        return {name: interval(self.values[name], self.replicated[name], n_patients) for name in METRICS}
+
+
+def compare(first: ScoredArm, second: ScoredArm) -> dict[str, Estimate]:
+    """Second minus first, every metric, with the interval of the difference.
+
+    Args:
+        first: Scored with the same number of resamples and the same seed as `second`.
+        second: On the same images of the same patients, in any order.
+
+    Raises:
+        UserError: The two were not scored on the same images, or labels or patients of an image differ.
+    """
+    rows_of = [dict(zip(arm.ids, zip(arm.patients, arm.labels, strict=True), strict=True)) for arm in (first, second)]
+    unpaired = len(set(first.ids) ^ set(second.ids))
+    if unpaired:
+        raise UserError(
+            f"the two arms were not scored on the same images: {unpaired} are in only one of them",
+            "predict the same images with both models, then compare again",
+        )
+    if rows_of[0] != rows_of[1]:
+        raise UserError(
+            "the two arms give some images another label or another patient",
+            "make both predictions from the same index, then compare again",
+        )
+    n_patients = len(set(first.patients))
+    return {
+        name: interval(
+            second.values[name] - first.values[name], second.replicated[name] - first.replicated[name], n_patients
+        )
+        for name in METRICS
+    }
+
+
+def excludes_zero(estimate: Estimate) -> bool | None:
+    """Whether the interval lies on one side of zero; None where there is no interval."""
+    if not (estimate.low == estimate.low and estimate.high == estimate.high):
+        return None
+    return estimate.low > 0.0 or estimate.high < 0.0
+
+
+def difference_as_json(estimate: Estimate) -> dict[str, Any]:
+    """A difference as metrics.json holds it."""
+    return estimate.as_json() | {"excludes_zero": excludes_zero(estimate)}
