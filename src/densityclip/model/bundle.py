@@ -1,0 +1,144 @@
+"""The folder that holds a trained model: weights, recipe, words, calibration, provenance; no pickles."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densityclip.artifacts import SCHEMA_VERSION, atomic_path, hash_file, read_json, write_json
+from densityclip.errors import UserError
+from densityclip.imaging.recipe import Recipe
+from densityclip.model.biomedclip import (
+    CONFIG,
+    SAFETENSORS,
+    TEXT_FOLDER,
+    Foundation,
+    load_image_tower,
+    read_config,
+    save_foundation,
+)
+from densityclip.model.prompts import Prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from densityclip.model.classifier import DensityClassifier
+
+RECIPE = "recipe.json"
+PROMPTS = "prompts.json"
+EMBEDDINGS = "class_embeddings.safetensors"
+CALIBRATION = "calibration.json"
+PROVENANCE = "provenance.json"
+
+UNCALIBRATED: dict[str, Any] = {"calibrated": False, "temperature": {"image": 1.0, "breast": 1.0, "exam": 1.0}}
+
+_HASHED = (CONFIG, SAFETENSORS, f"{TEXT_FOLDER}/config.json", RECIPE, PROMPTS, EMBEDDINGS, CALIBRATION)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model on disk, checked to be whole.
+
+    Attributes:
+        folder: Where it lies.
+        recipe: How an image must be prepared for it.
+        prompts: The words it was trained with.
+        calibration: Temperatures per level, and whether they were fitted.
+        provenance: Versions, data summary, training prior, licence flags, hashes.
+    """
+
+    folder: Path
+    recipe: Recipe
+    prompts: Prompts
+    calibration: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def generated_only(self) -> bool:
+        """Whether the model was trained on generated exams only."""
+        return bool(self.provenance["data"].get("generated", False))
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 over the bundle's files, from its provenance."""
+        return str(self.provenance["hashes"][SAFETENSORS])
+
+    def classifier(self) -> "DensityClassifier":
+        """Load the image tower and the class embeddings; the text tower is not loaded."""
+        from safetensors.torch import load_file
+
+        from densityclip.model.classifier import DensityClassifier
+
+        return DensityClassifier(
+            load_image_tower(self.folder),
+            load_file(self.folder / EMBEDDINGS),
+            float(self.provenance["logit_scale"]),
+            read_config(self.folder)["preprocess_cfg"],
+        ).eval()
+
+
+def save_bundle(
+    folder: Path,
+    foundation: Foundation,
+    *,
+    recipe: Recipe,
+    prompts: Prompts,
+    embeddings: Mapping[str, "Tensor"],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a bundle; `provenance.json` comes last, so a folder that has it is whole.
+
+    Args:
+        folder: Where to write it.
+        foundation: The trained model with its tokenizer and config.
+        recipe: How its training images were prepared.
+        prompts: The words it was trained with.
+        embeddings: Of `classifier.class_embeddings`.
+        provenance: `data`, `training` and so on; hashes and `logit_scale` are added here.
+    """
+    from safetensors.torch import save_file
+
+    (folder / PROVENANCE).unlink(missing_ok=True)
+    save_foundation(foundation, folder)
+    write_json(folder / RECIPE, recipe.to_dict())
+    write_json(folder / PROMPTS, prompts.to_dict())
+    write_json(folder / CALIBRATION, UNCALIBRATED)
+    with atomic_path(folder / EMBEDDINGS) as temporary:
+        save_file({name: value.contiguous() for name, value in embeddings.items()}, temporary)
+    write_json(
+        folder / PROVENANCE,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "logit_scale": float(foundation.clip.logit_scale.exp()),
+            **provenance,
+            "hashes": {name: hash_file(folder / name) for name in _HASHED},
+        },
+    )
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle and check that nothing of it is missing or changed.
+
+    Raises:
+        UserError: The folder is no bundle, is incomplete, or a file differs from its recorded hash.
+    """
+    remedy = "give the `bundle/` folder inside the folder that `densityclip train` wrote"
+    if not (folder / PROVENANCE).is_file():
+        if (folder / "bundle" / PROVENANCE).is_file():
+            return load_bundle(folder / "bundle")
+        raise UserError(f"{folder} is not a bundle: it has no {PROVENANCE}", remedy)
+    provenance = read_json(folder / PROVENANCE, "densityclip train")
+    if not isinstance(provenance, dict) or not {"hashes", "logit_scale", "data"} <= set(provenance):
+        raise UserError(f"{folder / PROVENANCE} is not of a bundle", remedy)
+    for name, recorded in provenance["hashes"].items():
+        if not (folder / name).is_file():
+            raise UserError(f"the bundle {folder} is incomplete: it has no {name}", "copy the whole folder again")
+        if hash_file(folder / name) != recorded:
+            raise UserError(f"{folder / name} was changed after training", "copy the whole bundle again")
+    return Bundle(
+        folder=folder,
+        recipe=Recipe.from_dict(read_json(folder / RECIPE, "densityclip train")),
+        prompts=Prompts.from_dict(read_json(folder / PROMPTS, "densityclip train")),
+        calibration=read_json(folder / CALIBRATION, "densityclip train"),
+        provenance=provenance,
+    )

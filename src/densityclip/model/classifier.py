@@ -1,0 +1,106 @@
+"""Images to logits over the four categories, by similarity to the categories' prompts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from densityclip.density import CATEGORIES
+from densityclip.model.prompts import PLAIN, Prompts
+
+if TYPE_CHECKING:
+    from open_clip.model import CustomTextCLIP
+    from open_clip.tokenizer import HFTokenizer
+
+
+def normalise(pixels: Tensor, preprocess: dict[str, Any]) -> Tensor:
+    """Prepared grey levels to what the image tower takes.
+
+    Args:
+        pixels: `[batch, h, w]`, uint8, or float in `[0, 1]`.
+        preprocess: `mean` and `std` per channel, from the model's `preprocess_cfg`.
+
+    Returns:
+        `[batch, 3, h, w]` float32.
+    """
+    grey = pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
+    mean = torch.tensor(preprocess["mean"], device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocess["std"], device=pixels.device).view(1, 3, 1, 1)
+    return (grey.unsqueeze(1) - mean) / std
+
+
+def tokenise(tokenizer: "HFTokenizer", texts: Sequence[str], pad_token: int) -> Tensor:
+    """Texts to `[n, longest]` token ids, columns that pad every text left out.
+
+    The text tower masks padding, so the features are the same and the cost is that of the words alone.
+    """
+    tokens: Tensor = tokenizer(list(texts))
+    return tokens[:, : int((tokens != pad_token).sum(dim=1).max())]
+
+
+@torch.no_grad()
+def class_embeddings(
+    clip: "CustomTextCLIP", tokenizer: "HFTokenizer", prompts: Prompts, modalities: Sequence[str]
+) -> dict[str, Tensor]:
+    """Embed the prompts of each category: normalised mean of the normalised embeddings of its captions.
+
+    Args:
+        clip: The whole model.
+        tokenizer: Its tokenizer.
+        prompts: The words.
+        modalities: The modalities whose worded captions the model has learned.
+
+    Returns:
+        `[4, d]` unit rows in the order A, B, C, D, for `plain` and for each modality.
+    """
+    embeddings = {}
+    device = clip.logit_scale.device
+    for name in (PLAIN, *modalities):
+        rows = []
+        for category in CATEGORIES:
+            tokens = tokenise(tokenizer, prompts.captions(category, name), clip.text.config.pad_token_id)
+            rows.append(clip.encode_text(tokens.to(device), normalize=True).mean(dim=0))
+        embeddings[name] = functional.normalize(torch.stack(rows), dim=-1)
+    return embeddings
+
+
+class DensityClassifier(nn.Module):
+    """The image tower with fixed class embeddings: all that prediction needs.
+
+    An image is compared with the prompts that name its own modality if the model learned them, else with the plain
+    ones, so that a modality not trained on, or not known, is never compared with words that the model has not seen.
+    """
+
+    def __init__(
+        self, visual: nn.Module, embeddings: dict[str, Tensor], logit_scale: float, preprocess: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.visual = visual
+        self.names = tuple(embeddings)
+        self.register_buffer("prompts", torch.stack([embeddings[name] for name in self.names]))  # [names, 4, d]
+        self.logit_scale = logit_scale
+        self.preprocess = preprocess
+
+    def rows(self, modalities: Sequence[str | None]) -> Tensor:
+        """`[batch]` index of the prompts that serve each modality."""
+        known = {name: index for index, name in enumerate(self.names)}
+        return torch.tensor([known.get(name or PLAIN, known[PLAIN]) for name in modalities])
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Unit image embeddings `[batch, d]` of prepared pixels `[batch, h, w]`."""
+        return functional.normalize(self.visual(normalise(pixels, self.preprocess)), dim=-1)
+
+    def forward(self, pixels: Tensor, modalities: Sequence[str | None]) -> Tensor:
+        """Uncalibrated logits.
+
+        Args:
+            pixels: `[batch, h, w]`, uint8, or float in `[0, 1]`.
+            modalities: Modality of each image, `unknown` or None where it is not known.
+
+        Returns:
+            `[batch, 4]` in the order A, B, C, D.
+        """
+        prompts = self.prompts[self.rows(modalities).to(pixels.device)]
+        return self.logit_scale * torch.einsum("bd,bkd->bk", self.features(pixels), prompts)

@@ -1,0 +1,292 @@
+"""One training: caches and splits in, a model folder with its bundle out; resumable."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from densityclip import __version__
+from densityclip.artifacts import atomic_path, git_revision, hash_json, hash_table, read_json, write_json
+from densityclip.density import CATEGORIES
+from densityclip.errors import UserError
+from densityclip.imaging.cache import Cache
+from densityclip.records import Part
+from densityclip.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+
+    from densityclip.model.biomedclip import Foundation
+    from densityclip.training.batches import ImageStore
+    from densityclip.training.task import ContrastiveTask
+
+logger = logging.getLogger(__name__)
+
+BUNDLE = "bundle"
+HISTORY = "training.csv"
+REQUEST = "training.json"
+
+
+def fit(
+    caches: Sequence[Cache],
+    splits: pl.DataFrame,
+    foundation_folder: Path,
+    out: Path,
+    config: TrainConfig,
+    *,
+    data: dict[str, Any],
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train one model and write its bundle.
+
+    Args:
+        caches: Prepared images, all of one recipe.
+        splits: Table of schema `splits`.
+        foundation_folder: The model to adapt.
+        out: The model folder: checkpoints, `training.csv`, `training.json`, `bundle/`.
+        config: The settings.
+        data: What the provenance says of the data: `generated`, `redistribute`, cohorts.
+        progress: Called with steps done and steps in all.
+
+    Returns:
+        The bundle's folder. A training that is already whole returns at once; one that was killed goes on.
+
+    Raises:
+        UserError: Caches of different recipes, a part without images of a trained modality or with a single category,
+            a folder with another training in it.
+    """
+    recipe = caches[0].recipe
+    if any(cache.recipe != recipe for cache in caches):
+        hashes = ", ".join(sorted({cache.recipe.recipe_hash for cache in caches}))
+        raise UserError(
+            f"the caches were prepared with different recipes ({hashes})", "prepare them with the same --set"
+        )
+    request = {
+        "densityclip": __version__,
+        "config": config.model_dump(mode="json"),
+        "recipe_hash": recipe.recipe_hash,
+        "caches": [cache.content_hash for cache in caches],
+        "splits": hash_table(splits),
+        "foundation": _foundation_hash(foundation_folder),
+    }
+    bundle = out / BUNDLE
+    if _begun_with(out, request) and (bundle / "provenance.json").is_file():
+        return bundle
+    train, validation = _stores(caches, splits, config)
+    task, foundation = _task(foundation_folder, config, train, validation, (recipe.height, recipe.width))
+    write_json(out / REQUEST, request)
+    _run(task, out, config, progress)
+    _write_history(out, task.history)
+    _finish(task, foundation, bundle, recipe, request, data | _training_summary(train, config))
+    return bundle
+
+
+def _foundation_hash(folder: Path) -> str:
+    from densityclip.artifacts import hash_file
+    from densityclip.model.biomedclip import weights_path
+
+    return hash_file(weights_path(folder))
+
+
+def _begun_with(out: Path, request: dict[str, Any]) -> bool:
+    """Whether the folder holds this very training; another one there is an error."""
+    if not (out / REQUEST).is_file():
+        return False
+    found = read_json(out / REQUEST, "densityclip train")
+    if found != request:
+        differs = sorted(key for key in request if found.get(key) != request[key])
+        raise UserError(
+            f"{out} holds another training (different: {', '.join(differs)})", "choose another --out, or remove it"
+        )
+    return True
+
+
+def _stores(caches: Sequence[Cache], splits: pl.DataFrame, config: TrainConfig) -> tuple["ImageStore", "ImageStore"]:
+    from densityclip.training.batches import ImageStore
+
+    if config.fold not in splits["fold"].to_list():
+        raise UserError(f"the splits have no fold {config.fold}", "set fold to one of those in splits.parquet")
+    stores = []
+    for part in (Part.TRAIN, Part.VALIDATION):
+        store = ImageStore(caches, splits, part=part.value, fold=config.fold, modalities=config.modalities)
+        for index, name in enumerate(config.modalities):
+            labels = store.labels[store.modalities == index]
+            if len(labels) == 0:
+                raise UserError(
+                    f"the {part.value} part has no labelled {name} images",
+                    "set modalities to those that the caches hold, or add images",
+                )
+            if len(np.unique(labels)) < 2:
+                raise UserError(
+                    f"the {part.value} part has {name} images of one category only ({CATEGORIES[int(labels[0])]})",
+                    "add images of other categories, or choose larger shares for this part",
+                )
+        stores.append(store)
+    return stores[0], stores[1]
+
+
+def _task(
+    folder: Path, config: TrainConfig, train: "ImageStore", validation: "ImageStore", size: tuple[int, int]
+) -> tuple["ContrastiveTask", "Foundation"]:
+    from densityclip.model.biomedclip import load_foundation
+    from densityclip.model.prompts import DEFAULT_PROMPTS
+    from densityclip.training.batches import CaptionTable, TrainingBatches
+    from densityclip.training.task import ContrastiveTask
+
+    foundation = load_foundation(folder)
+    expected = tuple(foundation.clip.visual.trunk.patch_embed.img_size)
+    if size != expected:
+        raise UserError(
+            f"the cache has images of {size[0]} x {size[1]} px, the model takes {expected[0]} x {expected[1]}",
+            f"prepare the images again with --size {expected[0]}",
+        )
+    captions = CaptionTable.build(DEFAULT_PROMPTS, config.modalities)
+    batches = TrainingBatches(
+        train,
+        captions,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        plain_share=config.plain_caption_share,
+        augment=config.augment,
+    )
+    return ContrastiveTask(foundation, config, DEFAULT_PROMPTS, batches, validation), foundation
+
+
+def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Callable[[int, int], None] | None) -> None:
+    import torch
+    from lightning import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+    from densityclip.training.task import SELECTED_BY
+
+    class AtomicCheckpoints(TorchCheckpointIO):
+        """A checkpoint is written beside its name and renamed: a kill in the middle leaves the last good one."""
+
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            with atomic_path(Path(path)) as temporary:
+                super().save_checkpoint(checkpoint, temporary, storage_options)
+
+    torch.set_num_threads(min(config.threads, os.cpu_count() or 1))
+    checkpoints = out / "checkpoints"
+    keeper = ModelCheckpoint(
+        dirpath=checkpoints,
+        filename="best",
+        monitor=SELECTED_BY,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    trainer = Trainer(
+        accelerator="auto",
+        devices=1,
+        max_steps=config.steps,
+        max_epochs=-1,
+        limit_train_batches=config.validate_every,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        deterministic=True,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[keeper, _progress_callback(config.steps, progress)],
+        plugins=[AtomicCheckpoints()],
+    )
+    last = checkpoints / "last.ckpt"
+    # Lightning only counts the steps: each batch follows from the number of its step.
+    rounds = list(range(config.validate_every))
+    trainer.fit(
+        task,
+        rounds,
+        _validation_batches(len(task.validation)),
+        ckpt_path=last if last.is_file() else None,
+        weights_only=True,
+    )
+    _load_best(task, keeper.best_model_path or str(last), trainer)
+
+
+def _validation_batches(number: int) -> list[np.ndarray]:
+    return [np.arange(start, min(start + 128, number)) for start in range(0, number, 128)]
+
+
+def _load_best(task: "ContrastiveTask", path: str, trainer: "Trainer") -> None:
+    import torch
+
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    task.load_state_dict(state)
+    task.to("cpu").eval()
+    logger.info("best checkpoint of %d steps: %s", trainer.global_step, Path(path).name)
+
+
+def _progress_callback(steps: int, progress: Callable[[int, int], None] | None) -> "Callback":
+    from lightning import Callback
+
+    class Progress(Callback):
+        """Tells the caller how many steps are done."""
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if progress is not None:
+                progress(trainer.global_step, steps)
+
+    return Progress()
+
+
+def _write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
+    from densityclip.training.task import HISTORY_SCHEMA
+
+    with atomic_path(out / HISTORY) as temporary:
+        pl.DataFrame(history, schema=HISTORY_SCHEMA, orient="row").write_csv(temporary)
+
+
+def _training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any]:
+    """What the bundle says of its data: counts, and the prior that the weighted loss had."""
+    from densityclip.training.weighting import class_weights
+
+    counts = np.bincount(train.labels, minlength=4)
+    weights = class_weights(counts.tolist(), config.class_weights)
+    return {
+        "images": len(train),
+        "patients": train.items["patient_id"].n_unique(),
+        "images_by_category": dict(zip(CATEGORIES, counts.tolist(), strict=True)),
+        "images_by_modality": {
+            name: int((train.modalities == index).sum()) for index, name in enumerate(config.modalities)
+        },
+        "training_prior": dict(zip(CATEGORIES, (weights * counts / len(train)).round(6).tolist(), strict=True)),
+    }
+
+
+def _finish(
+    task: "ContrastiveTask",
+    foundation: "Foundation",
+    bundle: Path,
+    recipe: Any,
+    request: dict[str, Any],
+    data: dict[str, Any],
+) -> None:
+    from densityclip.model.bundle import save_bundle
+    from densityclip.model.classifier import class_embeddings
+    from densityclip.training.task import SELECTED_BY
+
+    scores = [(value, step) for step, name, value in task.history if name == SELECTED_BY]
+    best = max(scores, key=lambda pair: (pair[0], -pair[1]))
+    save_bundle(
+        bundle,
+        foundation,
+        recipe=recipe,
+        prompts=task.prompts,
+        embeddings=class_embeddings(task.clip, task.tokenizer, task.prompts, task.config.modalities),
+        provenance={
+            "densityclip": __version__,
+            "git_revision": git_revision(),
+            "training": request,
+            "request_hash": hash_json(request),
+            "selected": {"by": SELECTED_BY, "value": best[0], "step": best[1]},
+            "modalities": list(task.config.modalities),
+            "data": data,
+        },
+    )
