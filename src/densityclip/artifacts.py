@@ -248,7 +248,9 @@ def hash_table(table: pl.DataFrame) -> str:
 
 def git_revision() -> str | None:
     """Revision of the source checkout that is running, or None for an installed package."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists() or not (folder / "pyproject.toml").is_file():
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

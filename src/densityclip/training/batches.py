@@ -108,7 +108,7 @@ class Batch:
 
 
 class TrainingBatches:
-    """Batches of a training, by step; images in a new random order each epoch, none left out and none repeated in it."""
+    """Batches of a training, by step; each epoch has every image once, in a new random order."""
 
     def __init__(
         self,
@@ -151,11 +151,14 @@ class TrainingBatches:
         pixels = self.store.read(indices, slices).float() / 255.0
         if self.augment:
             parameters = np.stack([draw_augmentation(d) for d in draws]).astype(np.float32)
-            noise = torch.Generator().manual_seed(
-                int(np.random.SeedSequence([self.seed, 3, step]).generate_state(1)[0])
-            )
+            noise = torch.Generator().manual_seed(seed_for(self.seed, 3, step))
             pixels = apply_augmentation(pixels, torch.from_numpy(parameters), noise)
         return Batch(pixels, torch.from_numpy(labels), torch.from_numpy(modalities), torch.tensor(captions), indices)
+
+
+def seed_for(*key: int) -> int:
+    """A seed for torch from a key such as (seed, purpose, step), spread over 32 bits."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def draw_augmentation(rng: np.random.Generator) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from densityclip.evaluation.metrics import macro_auc
 from densityclip.model.biomedclip import Foundation
 from densityclip.model.classifier import DensityClassifier, class_embeddings, normalise, tokenise
 from densityclip.model.prompts import Prompts
-from densityclip.training.batches import ImageStore, TrainingBatches
+from densityclip.training.batches import ImageStore, TrainingBatches, seed_for
 from densityclip.training.config import TrainConfig
 from densityclip.training.losses import batch_loss, multi_positive
 from densityclip.training.weighting import AdaptiveModalityWeights, class_weights
@@ -72,7 +72,7 @@ class ContrastiveTask(lightning.LightningModule):
         """One step; what Lightning hands in is ignored, the batch follows from the step's number."""
         step = self.global_step
         seen = self.batches.at(step)
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, 4, step]).generate_state(1)[0]))
+        torch.manual_seed(seed_for(self.config.seed, 4, step))
         labels, modalities = seen.labels.to(self.device), seen.modalities.to(self.device)
         images = self.clip.encode_image(normalise(seen.pixels.to(self.device), self.preprocess), normalize=True)
         # A batch has few distinct captions: encode each once and gather; the gradient is the same.

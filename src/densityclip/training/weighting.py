@@ -103,7 +103,5 @@ class AdaptiveModalityWeights(nn.Module):
             mine = modalities == index
             if bool(mine.any()):
                 per_class = [losses[mine & (labels == label)].mean() for label in labels[mine].unique()]
-                self.average[index] = (
-                    self.momentum * self.average[index] + (1 - self.momentum) * torch.stack(per_class).mean()
-                )
-                self.mass[index] = self.momentum * self.mass[index] + (1 - self.momentum)
+                self.average[index].lerp_(torch.stack(per_class).mean(), 1 - self.momentum)
+                self.mass[index].lerp_(torch.ones_like(self.mass[index]), 1 - self.momentum)
