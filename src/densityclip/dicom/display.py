@@ -1,0 +1,192 @@
+"""Stored values to display values: modality LUT, VOI, polarity and padding as one table (PS3.3 C.11, C.7.5.1.1.2).
+
+A table of 2^BitsStored entries takes the place of arithmetic on every pixel: on 13.6 megapixels 0.03 s against 0.9 s
+for pydicom's apply_voi_lut, and the order of the steps stands in one place.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Sequence
+from pydicom.dataset import Dataset
+
+from densityclip.dicom.header import PARSE_ERRORS
+from densityclip.reasons import Reason, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValues:
+    """How pixel values are stored.
+
+    Attributes:
+        bits: BitsStored, 1 to 16.
+        signed: Whether PixelRepresentation is 1.
+        inverted: Whether the photometric interpretation is MONOCHROME1.
+        padding: Lowest and highest stored value that stand for air, None without padding.
+    """
+
+    bits: int
+    signed: bool
+    inverted: bool
+    padding: tuple[int, int] | None
+
+    @property
+    def lowest(self) -> int:
+        """Smallest value that can be stored."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        """Largest value that can be stored."""
+        return self.lowest + (1 << self.bits) - 1
+
+
+def stored_values(dataset: Dataset) -> StoredValues:
+    """Read how the pixel values of a data set are stored.
+
+    Raises:
+        Refused: `bad_header`: an attribute is missing or impossible.
+    """
+    bits = required_integer(dataset, "BitsStored")
+    if not 1 <= bits <= 16:
+        raise Refused(Reason.BAD_HEADER, f"BitsStored is {bits}")
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Refused(Reason.BAD_HEADER, f"PhotometricInterpretation is {photometric or 'missing'}")
+    signed = required_integer(dataset, "PixelRepresentation") == 1
+    values = StoredValues(bits, signed, photometric == "MONOCHROME1", None)
+    return StoredValues(bits, signed, values.inverted, _padding(dataset, values))
+
+
+def required_integer(dataset: Dataset, keyword: str) -> int:
+    """An integer attribute that the pixels need.
+
+    Raises:
+        Refused: `bad_header`: it is missing or is no number.
+    """
+    try:
+        return int(dataset[keyword].value)
+    except PARSE_ERRORS as error:
+        raise Refused(Reason.BAD_HEADER, f"{keyword} is missing or no number") from error
+
+
+def display_table(dataset: Dataset, frame: int, values: StoredValues) -> NDArray[np.float32]:
+    """Display value of each stored value of a frame.
+
+    Functional groups of the frame go before the shared ones, and both before the data set itself. Of several windows
+    or VOI tables the first counts, and a table goes before a window, as in pydicom. Without any VOI, or with a window
+    of width 0, the whole range of the stored values is shown.
+
+    Returns:
+        `[2^bits]` float32 in `[0, 1]`, entry 0 for the lowest stored value; air is 0 and dense tissue bright.
+
+    Raises:
+        Refused: `bad_header`: a table or window cannot be read.
+    """
+    try:
+        stored = np.arange(values.lowest, values.highest + 1, dtype=np.float64)
+        modality = _modality(dataset, frame, stored)
+        shown = _voi(dataset, frame, modality)
+    except PARSE_ERRORS as error:
+        raise Refused(Reason.BAD_HEADER, f"a lookup table or window cannot be read ({type(error).__name__})") from error
+    if values.inverted:
+        shown = 1.0 - shown
+    table = np.clip(shown, 0, 1).astype(np.float32)
+    if values.padding is not None:
+        low, high = values.padding
+        table[max(low - values.lowest, 0) : max(high - values.lowest + 1, 0)] = 0
+    return table
+
+
+def _padding(dataset: Dataset, values: StoredValues) -> tuple[int, int] | None:
+    def stored(keyword: str) -> int | None:
+        try:
+            raw = int(dataset[keyword].value)
+        except PARSE_ERRORS:
+            return None
+        # The attribute is US or SS by PixelRepresentation, and archives mix the two up: read the bits.
+        raw &= (1 << 16) - 1
+        return raw - (1 << 16) if values.signed and raw >= 1 << 15 else raw
+
+    first = stored("PixelPaddingValue")
+    if first is None:
+        return None
+    limit = stored("PixelPaddingRangeLimit")
+    last = first if limit is None else limit
+    return min(first, last), max(first, last)
+
+
+def _group_item(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    groups = []
+    if isinstance(per_frame, Sequence) and frame < len(per_frame):
+        groups.append(per_frame[frame])
+    if isinstance(shared, Sequence) and len(shared):
+        groups.append(shared[0])
+    for group in groups:
+        items = group.get(keyword)
+        if isinstance(items, Sequence) and len(items):
+            return items[0]
+    return None
+
+
+def _first(item: Dataset, keyword: str) -> Any:
+    value = item.get(keyword)
+    if value is None or isinstance(value, str) or not hasattr(value, "__len__"):
+        return value
+    return value[0] if len(value) else None
+
+
+def _modality(dataset: Dataset, frame: int, stored: NDArray[np.float64]) -> NDArray[np.float64]:
+    group = _group_item(dataset, frame, "PixelValueTransformationSequence")
+    table = _first(dataset, "ModalityLUTSequence")
+    if group is None and isinstance(table, Dataset):
+        return _look_up(table, stored)[0]
+    source = dataset if group is None else group
+    slope, intercept = _first(source, "RescaleSlope"), _first(source, "RescaleIntercept")
+    slope = 1.0 if slope in (None, "") else float(slope)
+    return stored * (slope or 1.0) + (0.0 if intercept in (None, "") else float(intercept))
+
+
+def _voi(dataset: Dataset, frame: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    source = _group_item(dataset, frame, "FrameVOILUTSequence") or dataset
+    table = _first(source, "VOILUTSequence")
+    if isinstance(table, Dataset):
+        shown, bits = _look_up(table, values)
+        # Some headers promise 16 bits over 12-bit data or the reverse; what lies above the promise is still shown.
+        return shown / max(2.0**bits - 1, float(shown.max()))
+    center, width = _first(source, "WindowCenter"), _first(source, "WindowWidth")
+    if center in (None, "") or width in (None, "") or float(width) <= 0:
+        low, high = float(values.min()), float(values.max())
+        return (values - low) / max(high - low, 1e-12)
+    function = str(source.get("VOILUTFunction") or "LINEAR").strip().upper()
+    return _window(values, float(center), float(width), function)
+
+
+def _window(values: NDArray[np.float64], center: float, width: float, function: str) -> NDArray[np.float64]:
+    if function == "SIGMOID":
+        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -500, 500))))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - center) / width + 0.5, 0, 1)
+    # LINEAR (PS3.3 C.11.2.1.2.1): the half and the one belong to the standard's formula; width 1 is a threshold.
+    if width <= 1:
+        return (values > center - 0.5).astype(np.float64)
+    return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0, 1)
+
+
+def _look_up(table: Dataset, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    entries, first, bits = (int(number) for number in table.LUTDescriptor)
+    entries = entries or 1 << 16
+    data = table.LUTData
+    if isinstance(data, bytes):
+        dtype = np.uint8 if len(data) < 2 * entries else np.dtype("<u2")
+        numbers = np.frombuffer(data, dtype=dtype)[:entries].astype(np.float64)
+    else:
+        numbers = np.atleast_1d(np.asarray(data, dtype=np.float64))[:entries]
+    if first >= 1 << 15 and values.min() < 0:
+        first -= 1 << 16
+    positions = np.clip(np.rint(values) - first, 0, len(numbers) - 1).astype(np.int64)
+    return numbers[positions], bits

@@ -1,0 +1,40 @@
+"""Which kind of mammogram a header describes: DM, s2D, DBT, or unknown. Never a guess."""
+
+import re
+
+from densityclip.dicom.header import HeaderFacts
+from densityclip.records import Modality
+
+DM_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
+DM_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
+TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
+PROJECTIONS = frozenset({"1.2.840.10008.5.1.4.1.1.13.1.4", "1.2.840.10008.5.1.4.1.1.13.1.5"})
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+# GENERATED_2D is the standard's word (PS3.3 C.8.31.1.1.1); TOMO_2D is written by some vendors instead.
+_SYNTHETIC_WORDS = frozenset({"GENERATED_2D", "TOMO_2D"})
+_SYNTHETIC_NAMES = re.compile(
+    r"\bc[\s-]?view\b|\bs[\s-]?view\b|\bintelligent\s?2d\b|\bv[\s-]?preview\b|\binsight\s?2d\b", re.IGNORECASE
+)
+
+
+def modality_of(facts: HeaderFacts) -> Modality:
+    """Kind of mammogram that a header describes.
+
+    Neither the SOP class nor the number of frames decides alone: synthesized images travel as Digital Mammography or
+    as one-frame Breast Tomosynthesis. In order: an image type that says synthesized; a tomosynthesis object with
+    several frames; a series named after a vendor's synthesized view; plain Digital Mammography For Presentation.
+    """
+    if facts.sop_class not in (DM_FOR_PRESENTATION, DM_FOR_PROCESSING, TOMOSYNTHESIS):
+        return Modality.UNKNOWN
+    if _SYNTHETIC_WORDS.intersection(facts.image_type):
+        return Modality.S2D
+    if facts.sop_class == TOMOSYNTHESIS and facts.frames > 1:
+        return Modality.DBT
+    if _SYNTHETIC_NAMES.search((facts.series_description or "").replace("_", " ")):
+        return Modality.S2D
+    # A single slice or projection stored in the DM class names itself in value 3; it is no DM.
+    plain = not any(word.startswith("TOMO") for word in facts.image_type[2:3])
+    if facts.sop_class == DM_FOR_PRESENTATION and plain:
+        return Modality.DM
+    return Modality.UNKNOWN

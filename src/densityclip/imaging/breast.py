@@ -1,0 +1,160 @@
+"""Where the breast is: its mask, the side of the chest wall, and its box.
+
+Works on a reduced copy: on 13 megapixels morphology costs seconds, and the outline needs no finer grid. Laterality
+tags are not trusted; the side is seen in the image (mirrored images exist).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from densityclip.reasons import Reason, Refused
+
+_WORKING_SIDE = 400
+_SMALLEST_SIDE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Breast:
+    """A breast found in an image.
+
+    Attributes:
+        mask: `[ceil(rows / factor), ceil(columns / factor)]` bool, on the reduced grid.
+        factor: Pixels of the image along one side of a cell of the mask.
+        chest_wall_right: Whether the chest wall is at the right of the image.
+        top: First row of the breast's box in the image.
+        left: First column of the box.
+        rows: Rows of the box.
+        columns: Columns of the box.
+    """
+
+    mask: NDArray[np.bool_]
+    factor: int
+    chest_wall_right: bool
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def find_breast(image: NDArray[np.float32]) -> Breast:
+    """Find the breast in a digital or film-like mammogram.
+
+    Args:
+        image: `[rows, columns]` in `[0, 1]`, air dark.
+
+    Returns:
+        The breast without markers, burned-in text and loose folds.
+
+    Raises:
+        Refused: `too_small`, or `no_breast`: nothing in the image is large and solid enough, or all of it is.
+    """
+    rows, columns = image.shape
+    if min(rows, columns) < _SMALLEST_SIDE:
+        raise Refused(Reason.TOO_SMALL, f"{rows} x {columns} pixels")
+    factor = math.ceil(max(rows, columns) / _WORKING_SIDE)
+    small = np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+    mask = _largest_body(_without_frame(small) > _air_threshold(small))
+    _check_is_breast(mask)
+    first_row, last_row = _extent(mask.any(axis=1))
+    first_column, last_column = _extent(mask.any(axis=0))
+    top, left = first_row * factor, first_column * factor
+    return Breast(
+        mask=mask,
+        factor=factor,
+        chest_wall_right=_chest_wall_is_right(mask[:, first_column : last_column + 1]),
+        top=top,
+        left=left,
+        rows=min((last_row + 1) * factor, rows) - top,
+        columns=min((last_column + 1) * factor, columns) - left,
+    )
+
+
+def _extent(present: NDArray[np.bool_]) -> tuple[int, int]:
+    places = np.flatnonzero(present)
+    return int(places[0]), int(places[-1])
+
+
+def _air_threshold(small: NDArray[np.float32]) -> float:
+    # Air is the darkest level that many pixels share. Otsu's threshold would do on fatty breasts but cuts the fat off
+    # dense ones. The spread of the air is taken from below its peak, where no tissue is.
+    low, high = float(small.min()), float(np.percentile(small, 99.5))
+    if high <= low:
+        return high
+    counts, edges = np.histogram(small, bins=128, range=(low, high))
+    near = np.convolve(counts, np.ones(5), mode="same")
+    peak = int(np.argmax(near >= max(0.5 * float(near[:64].max()), 0.02 * small.size)))
+    while peak + 1 < len(counts) and near[peak + 1] > near[peak]:
+        peak += 1
+    start = max(peak - 2, 0)
+    air = float(edges[start + int(np.argmax(counts[start : peak + 3]))]) + 0.5 * float(edges[1] - edges[0])
+    below = small[small <= air]
+    sigma = float(np.sqrt(np.mean((air - below) ** 2))) if below.size else 0.0
+    return air + max(4 * sigma, 0.03 * (high - low))
+
+
+def _without_frame(small: NDArray[np.float32]) -> NDArray[np.float32]:
+    # Digitised film often has a white frame; taken for tissue it would join the labels to the breast.
+    white = 0.9 * float(small.max())
+    image = small.copy()
+    for view in (image, image[::-1], image.T, image.T[::-1]):
+        for line in view[: max(len(view) // 20, 1)]:
+            if np.percentile(line, 20) < white:
+                break
+            line[:] = small.min()
+    return image
+
+
+def _largest_body(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    # Opening removes text and thin bridges; the image's edge does not erode, for there the breast goes on.
+    size = 2 * max(2, round(0.012 * max(above.shape))) + 1
+    eroded = ndimage.minimum_filter(above.view(np.uint8), size=size, mode="nearest")
+    opened = ndimage.maximum_filter(eroded, size=size, mode="nearest")
+    labels, count = ndimage.label(opened)
+    if count == 0:
+        return np.zeros_like(above)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    at_side = np.zeros_like(areas)
+    touching = np.unique(labels[:, [0, -1]])
+    at_side[touching] = areas[touching]
+    # The breast comes in from a side. Something loose is taken only if nothing that touches a side is of its order.
+    best = int(at_side.argmax()) if at_side.max() >= 0.3 * areas.max() else int(areas.argmax())
+    # Back to the fine outline: what the opening shaved off next to the body (nipple, corners).
+    grown = ndimage.maximum_filter((labels == best).view(np.uint8), size=size, mode="nearest").view(np.bool_)
+    body, _ = ndimage.label(above & grown)
+    kept = np.bincount(body[(labels == best) & above])
+    kept[0] = 0
+    return _filled(body == kept.argmax()) if len(kept) > 1 else _filled(labels == best)
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    # Labelling the background is some ten times faster than binary_fill_holes.
+    holes, count = ndimage.label(~mask)
+    outside = np.zeros(count + 1, dtype=bool)
+    for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
+        outside[edge] = True
+    outside[0] = False
+    return ~outside[holes]
+
+
+def _check_is_breast(mask: NDArray[np.bool_]) -> None:
+    share = float(mask.mean())
+    if share < 0.03:
+        raise Refused(Reason.NO_BREAST, f"the largest bright body covers {share:.1%} of the image")
+    if share > 0.97:
+        raise Refused(Reason.NO_BREAST, "nothing in the image is air")
+    box = mask[np.ix_(mask.any(axis=1), mask.any(axis=0))]
+    if min(box.shape) < 0.08 * min(mask.shape) or box.mean() < 0.3:
+        raise Refused(Reason.NO_BREAST, "the largest bright body is no breast in shape")
+
+
+def _chest_wall_is_right(box: NDArray[np.bool_]) -> bool:
+    # The column mass profile: a breast is broadest at the chest wall and tapers to the nipple.
+    heights = box.sum(axis=0).astype(np.float64)
+    centre = float(heights @ np.arange(len(heights))) / float(heights.sum())
+    return centre > (len(heights) - 1) / 2

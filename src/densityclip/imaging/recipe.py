@@ -1,0 +1,140 @@
+"""The recipe: a frozen, hashed description of every step that changes pixels on their way to the model."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from densityclip.artifacts import hash_json
+from densityclip.errors import UserError
+
+VERSION = 1
+INTENSITIES = ("window", "breast-percentile")
+_SLICES = re.compile(r"central|spread:([1-9]\d?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How pixels become what the model sees. Two caches or bundles go together only if their recipes are equal.
+
+    Attributes:
+        version: Of the code that carries the recipe out; another version may give other pixels.
+        height: Rows of the prepared image.
+        width: Columns of the prepared image.
+        dbt_slices: Slices of a tomosynthesis volume: `central`, or `spread:k` for k slices at equal distances.
+        intensity: `window`: the display values of the file's own window; `breast-percentile`: stretched between two
+            percentiles of the breast, so that vendors and windows look alike.
+        low_percentile: Percentile of the breast that becomes black, under `breast-percentile`.
+        high_percentile: Percentile of the breast that becomes white, under `breast-percentile`.
+        margin: Air kept around the breast, as a share of the longer side of its box; none at the chest wall.
+    """
+
+    version: int = VERSION
+    height: int = 224
+    width: int = 224
+    dbt_slices: str = "spread:3"
+    intensity: str = "breast-percentile"
+    low_percentile: float = 2.0
+    high_percentile: float = 99.5
+    margin: float = 0.02
+
+    def __post_init__(self) -> None:
+        wrong = [
+            sentence
+            for ok, sentence in (
+                (
+                    self.version == VERSION,
+                    f"version {self.version} is not {VERSION}, which this densityclip carries out",
+                ),
+                (16 <= self.height <= 4096, f"height {self.height} is not within 16 to 4096"),
+                (16 <= self.width <= 4096, f"width {self.width} is not within 16 to 4096"),
+                (_SLICES.fullmatch(self.dbt_slices), f"dbt_slices {self.dbt_slices!r} is not central or spread:K"),
+                (self.intensity in INTENSITIES, f"intensity {self.intensity!r} is not one of {', '.join(INTENSITIES)}"),
+                (
+                    0 <= self.low_percentile < self.high_percentile <= 100,
+                    f"percentiles {self.low_percentile:g} and {self.high_percentile:g} are not rising within 0 to 100",
+                ),
+                (0 <= self.margin <= 0.5, f"margin {self.margin:g} is not within 0 to 0.5"),
+            )
+            if not ok
+        ]
+        if wrong:
+            raise UserError(f"the recipe is not valid: {'; '.join(wrong)}", "correct it with --set recipe.key=value")
+
+    @property
+    def recipe_hash(self) -> str:
+        """16 hexadecimal digits that differ when anything in the recipe differs."""
+        return hash_json(self.to_dict())[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Recipe":
+        """Read a recipe back.
+
+        Raises:
+            UserError: A key is unknown, or a value has the wrong type or is out of range.
+        """
+        types = {field.name: field.type for field in fields(cls)}
+        unknown = sorted(set(content) - set(types))
+        if unknown:
+            raise UserError(f"the recipe has no key {', '.join(unknown)}", f"its keys are {', '.join(types)}")
+        return cls(**{name: _cast(name, value, types[name]) for name, value in content.items()})
+
+    def with_overrides(self, overrides: Iterable[str]) -> "Recipe":
+        """This recipe with some values replaced.
+
+        Args:
+            overrides: `recipe.key=value` or `key=value`.
+
+        Raises:
+            UserError: An override has no `=`, an unknown key, or a value that does not fit.
+        """
+        changes: dict[str, Any] = {}
+        for text in overrides:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise UserError(f"{text!r} has no '='", "write --set recipe.key=value")
+            changes[name.strip().removeprefix("recipe.")] = value.strip()
+        return Recipe.from_dict(self.to_dict() | changes)
+
+    @classmethod
+    def from_overrides(cls, overrides: Iterable[str]) -> "Recipe":
+        """The default recipe with some values replaced; see `with_overrides`."""
+        return cls().with_overrides(overrides)
+
+    def sized(self, height: int, width: int | None = None) -> "Recipe":
+        """This recipe for another size; square unless a width is given."""
+        return replace(self, height=height, width=height if width is None else width)
+
+
+def slice_indices(frames: int, dbt_slices: str) -> tuple[int, ...]:
+    """Which frames of a volume are prepared.
+
+    Args:
+        frames: Number of frames, at least 1.
+        dbt_slices: `central` or `spread:k`.
+
+    Returns:
+        Rising frame numbers: the middles of k equal parts of the volume; all frames if there are no more than k.
+    """
+    match = _SLICES.fullmatch(dbt_slices)
+    wanted = int(match.group(1) or 1) if match else 1
+    parts = min(wanted, frames)
+    return tuple(int((2 * part + 1) * frames // (2 * parts)) for part in range(parts))
+
+
+def _cast(name: str, value: Any, kind: Any) -> Any:
+    try:
+        if kind is str and isinstance(value, str):
+            return value
+        if kind is int and not isinstance(value, bool) and float(value) == int(value):
+            return int(value)
+        if kind is float and not isinstance(value, bool) and math.isfinite(float(value)):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UserError(f"recipe {name} is {value!r}", f"give it as {kind.__name__}")
