@@ -1,0 +1,244 @@
+"""The invented sites: who comes there, on which machines, and how their images look."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from scipy.special import ndtr, ndtri
+
+from densityclip.density import CATEGORIES
+from densityclip.records import MODALITIES
+
+# Shares of BI-RADS A-D in digital-era screening (Breast Cancer Surveillance Consortium), and the lognormal of the
+# volumetric gland fraction, skin included, of Yaffe 2009 (n=2,831). Together they place the cuts between categories.
+REFERENCE_SHARES: tuple[float, float, float, float] = (0.109, 0.421, 0.389, 0.081)
+MEDIAN_FRACTION = 0.158
+SIGMA_LN_FRACTION = 0.636
+TRUE_CUTS: tuple[float, ...] = tuple(float(ndtri(sum(REFERENCE_SHARES[:k]))) for k in (1, 2, 3))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a vendor's acquisition and processing make an image look.
+
+    Attributes:
+        energy_kev: The one energy that stands for the spectrum, 15 to 35 keV.
+        equalisation: Share of the thickness signal that processing takes out, 0 to 1.
+        detail_gain: Strength of the unsharp mask of the DM image.
+        noise: Standard deviation of the grain that processing leaves on a DM pixel, in units of optical path.
+        blur_mm: Standard deviation of detector and focal-spot blur.
+        gamma: Exponent of the presentation curve; below 1 lifts the dark grey.
+        adaptive: Share of the display range that follows the image itself, 0 (fixed) to 1.
+        window_function: `LINEAR` or `SIGMOID`.
+        inverted: Whether images are stored MONOCHROME1.
+        padding: Whether a strip outside the collimated field is filled with the padding value.
+        tomo_degrees: Full angle of the tomosynthesis sweep.
+        s2d_max_share: Share of the maximum over depth in the synthesized image; the rest is the mean.
+    """
+
+    energy_kev: float
+    equalisation: float
+    detail_gain: float
+    noise: float
+    blur_mm: float
+    gamma: float
+    adaptive: float
+    window_function: str
+    inverted: bool
+    padding: bool
+    tomo_degrees: float
+    s2d_max_share: float
+
+    def __post_init__(self) -> None:
+        if self.window_function not in ("LINEAR", "SIGMOID"):
+            raise ValueError(f"window function {self.window_function!r} is neither LINEAR nor SIGMOID")
+        if not 15 <= self.energy_kev <= 35:
+            raise ValueError(f"energy {self.energy_kev} keV is outside the attenuation table, 15 to 35")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One mammography unit; maker and model are invented."""
+
+    serial: str
+    station: str
+    manufacturer: str
+    model: str
+    look: Look
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One invented site.
+
+    Attributes:
+        name: The word on the command line.
+        code: Short prefix of patient ids.
+        institution: Invented name.
+        modalities: Kinds of image of each exam, a subset of `DM s2D DBT`.
+        machines: At least two; an exam is made on one of them.
+        mean_z: Mean of the standardised ln gland fraction; 0 is the reference population, its standard deviation is 1.
+        age_mean: Years.
+        age_sd: Years.
+        races: Group and share, as the site's table writes it; empty if the site does not record it.
+        s2d_form: `digital` (one-frame mammogram) or `tomosynthesis` (one-frame tomosynthesis object).
+    """
+
+    name: str
+    code: str
+    institution: str
+    modalities: tuple[str, ...]
+    machines: tuple[Machine, ...]
+    mean_z: float
+    age_mean: float
+    age_sd: float
+    races: tuple[tuple[str, float], ...]
+    s2d_form: str
+
+    def __post_init__(self) -> None:
+        if not set(self.modalities) <= set(MODALITIES) or not self.modalities:
+            raise ValueError(f"modalities {self.modalities} are not among {MODALITIES}")
+        if len(self.machines) < 2:
+            raise ValueError(f"site {self.name} has fewer than two machines")
+        if self.s2d_form not in ("digital", "tomosynthesis"):
+            raise ValueError(f"s2D form {self.s2d_form!r} is neither digital nor tomosynthesis")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Expected shares of the true categories A-D, from the normal distribution of z."""
+        below = [0.0, *(float(ndtr(cut - self.mean_z)) for cut in TRUE_CUTS), 1.0]
+        return tuple(high - low for low, high in pairwise(below))
+
+    @property
+    def class_mix_note(self) -> str:
+        """How the class mix came about, in one sentence."""
+        shares = ", ".join(f"{c} {100 * s:.0f}%" for c, s in zip(CATEGORIES, self.shares, strict=True))
+        moved = "unchanged" if self.mean_z == 0 else f"moved by {self.mean_z:+.2f} of its standard deviation"
+        return (
+            f"The class mix of {self.name} ({shares} expected) was not chosen: it follows from a published lognormal "
+            f"distribution of fibroglandular fraction, {moved} for this site's women, and from a simulated reader."
+        )
+
+
+_AURELIA = Look(
+    energy_kev=21.0,
+    equalisation=0.92,
+    detail_gain=0.8,
+    noise=0.010,
+    blur_mm=0.25,
+    gamma=0.85,
+    adaptive=0.4,
+    window_function="LINEAR",
+    inverted=False,
+    padding=False,
+    tomo_degrees=15.0,
+    s2d_max_share=0.5,
+)
+_NORVIK = Look(
+    energy_kev=20.3,
+    equalisation=0.88,
+    detail_gain=1.1,
+    noise=0.013,
+    blur_mm=0.30,
+    gamma=0.95,
+    adaptive=0.5,
+    window_function="SIGMOID",
+    inverted=False,
+    padding=True,
+    tomo_degrees=25.0,
+    s2d_max_share=0.45,
+)
+_TESSERA = Look(
+    energy_kev=19.5,
+    equalisation=0.80,
+    detail_gain=0.5,
+    noise=0.017,
+    blur_mm=0.40,
+    gamma=1.15,
+    adaptive=0.3,
+    window_function="LINEAR",
+    inverted=True,
+    padding=False,
+    tomo_degrees=15.0,
+    s2d_max_share=0.5,
+)
+_HALDEN = Look(
+    energy_kev=22.0,
+    equalisation=0.95,
+    detail_gain=1.3,
+    noise=0.012,
+    blur_mm=0.35,
+    gamma=0.75,
+    adaptive=0.6,
+    window_function="SIGMOID",
+    inverted=False,
+    padding=True,
+    tomo_degrees=40.0,
+    s2d_max_share=0.65,
+)
+
+
+def _machine(serial: str, manufacturer: str, model: str, look: Look) -> Machine:
+    return Machine(serial=serial, station=f"MG{serial[-2:]}", manufacturer=manufacturer, model=model, look=look)
+
+
+INTERNAL = Site(
+    name="internal",
+    code="INT",
+    institution="Lindenhof Breast Centre (invented)",
+    modalities=("DM", "s2D", "DBT"),
+    machines=(
+        _machine("AU-1001", "Aurelia Imaging (invented)", "Clara 3D", _AURELIA),
+        _machine("AU-1002", "Aurelia Imaging (invented)", "Clara 3D", _AURELIA),
+        _machine("NV-2001", "Norvik Medical (invented)", "Fjord Tomo", _NORVIK),
+    ),
+    mean_z=0.0,
+    age_mean=57.0,
+    age_sd=10.0,
+    races=(("White", 0.82), ("Asian", 0.08), ("Black or African American", 0.06), ("Other", 0.04)),
+    s2d_form="digital",
+)
+
+# Shaped after a public DM-only collection: older women, other vendors, some images stored inverted. That
+# collection's headers are stripped and its table says view and side; here the headers still say so.
+RSNA_LIKE = Site(
+    name="rsna-like",
+    code="RSL",
+    institution="Harbour Screening Service (invented)",
+    modalities=("DM",),
+    machines=(
+        _machine("TS-3001", "Tessera Health (invented)", "Mosaic DR", _TESSERA),
+        _machine("TS-3002", "Tessera Health (invented)", "Mosaic DR", _TESSERA),
+        _machine("HD-4009", "Halden Systems (invented)", "Lumen", _HALDEN),
+    ),
+    mean_z=-0.35,
+    age_mean=64.0,
+    age_sd=9.0,
+    races=(),
+    s2d_form="digital",
+)
+
+# Shaped after a public collection with DM, s2D and DBT and several race groups: younger women, denser breasts.
+EMBED_LIKE = Site(
+    name="embed-like",
+    code="EML",
+    institution="Cedar Valley University Hospital (invented)",
+    modalities=("DM", "s2D", "DBT"),
+    machines=(
+        _machine("HD-4001", "Halden Systems (invented)", "Lumen Tomo", _HALDEN),
+        _machine("HD-4002", "Halden Systems (invented)", "Lumen Tomo", _HALDEN),
+        _machine("NV-2042", "Norvik Medical (invented)", "Fjord Tomo", _NORVIK),
+    ),
+    mean_z=0.4,
+    age_mean=51.0,
+    age_sd=9.0,
+    races=(
+        ("Black or African American", 0.42),
+        ("White", 0.39),
+        ("Asian", 0.07),
+        ("Hispanic or Latino", 0.06),
+        ("Unknown", 0.06),
+    ),
+    s2d_form="tomosynthesis",
+)
+
+SITES: dict[str, Site] = {site.name: site for site in (INTERNAL, RSNA_LIKE, EMBED_LIKE)}
