@@ -31,6 +31,7 @@ UNIT = "activation x gradient"
 _SIZE = (880, 760)  # a fixed layout: text is equally readable on a 266-pixel image and on a 4096-pixel one
 _MARGIN = 18
 _SIDE = 250
+_NOTE = 28
 _BAR = (TEXT, (116, 124, 136))  # most probable category, the others
 _CELL = (170, 216)
 _GAP = 6
@@ -38,7 +39,7 @@ _PAIR = 2 * _CELL[0] + _GAP + 16
 _LINE = _CELL[1] + 56
 _BETWEEN = 20
 _ROW_LABEL = 158
-_BAR_ROOM = 124
+_BAR_ROOM = 150
 
 
 def draw_overlay(
@@ -141,7 +142,8 @@ def _draw_probabilities(pen: ImageDraw.ImageDraw, at: tuple[int, int], values: N
     left, y = at
     best = str(predicted_category(values[None])[0])
     pen.text((left, y), best, fill=TEXT, font=font(46, bold=True))
-    below = write_lines(pen, (left + 50, y + 8), [WORDING[best]], size=17, width=_SIDE - 50)
+    pen.text((left + 50, y + 4), "most probable", fill=FAINT, font=font(14))
+    below = write_lines(pen, (left + 50, y + 22), [WORDING[best]], size=17, width=_SIDE - 50)
     y = max(y + 62, below + 10)
     for category, value in zip(CATEGORIES, values, strict=True):
         fill, right = _BAR[category != best], left + _SIDE - 52
@@ -162,18 +164,23 @@ def _draw_legend(
     outlined: bool,
     token_px: tuple[float, float] | None,
 ) -> None:
-    """Colour bar with its unit, and what the thin lines mean."""
-    (left, top), pen = at, ImageDraw.Draw(sheet)
-    notes = ([("breast outline", OUTLINE)] if outlined else []) + (
-        [(f"one token, {token_px[0]:.0f} x {token_px[1]:.0f} px", TEXT)] if token_px else []
-    )
+    """Colour scale with its unit, and what the thin lines mean."""
+    notes = [("breast outline", OUTLINE)] if outlined else []
+    notes += [(f"one token, {token_px[0]:.0f} x {token_px[1]:.0f} px", TEXT)] if token_px else []
     # The bar takes the height that is left between the words above it and the notes below it.
-    height = min(240, _SIZE[1] - _MARGIN - 28 * len(notes) - 90 - top)
+    bottom = _SIZE[1] - _MARGIN - _NOTE * len(notes)
+    height = min(240, bottom - 90 - at[1])
     draw_colour_scale(sheet, at, unit=unit, scale_max=scale_max, beyond=beyond, width=_SIDE, height=height)
+    _draw_notes(ImageDraw.Draw(sheet), (at[0], bottom), notes)
+
+
+def _draw_notes(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], notes: Sequence[tuple[str, tuple[int, int, int]]]
+) -> None:
     for number, (words, colour) in enumerate(notes):
-        y = _SIZE[1] - _MARGIN - 28 * (len(notes) - number) + 4
-        pen.rectangle((left, y, left + 18, y + 18), outline=colour, width=2)
-        pen.text((left + 28, y + 9), words, fill=FAINT, font=font(16), anchor="lm")
+        y = at[1] + _NOTE * number + 4
+        pen.rectangle((at[0], y, at[0] + 18, y + 18), outline=colour, width=2)
+        pen.text((at[0] + 28, y + 9), words, fill=FAINT, font=font(16), anchor="lm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -275,6 +282,9 @@ def contact_sheet(
     draw_colour_scale(
         sheet, (left, layout.top), unit=unit, scale_max=scale_max, beyond=beyond, width=_BAR_ROOM, height=300
     )
+    notes = [("breast outline", OUTLINE)] if any(panel.outline is not None for panel in panels) else []
+    notes += [("one token", TEXT)] if any(panel.token_px for panel in panels) else []
+    _draw_notes(pen, (left, layout.top + 420), notes)
     return png_bytes(sheet)
 
 

@@ -33,8 +33,9 @@ def heat_colours() -> NDArray[np.float32]:
     """The perceptually uniform colours of heat, `[256, 3]` in `[0, 255]`, weakest first."""
     import matplotlib
 
-    levels = np.linspace(_FIRST_COLOUR, 1.0, 256)
-    return (matplotlib.colormaps["inferno"](levels)[:, :3] * 255).astype(np.float32)
+    table = matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255
+    levels = np.linspace(_FIRST_COLOUR * 255, 255, 256)
+    return np.stack([np.interp(levels, np.arange(256), table[:, k]) for k in range(3)], axis=1).astype(np.float32)
 
 
 def heat_opacity(level: NDArray[np.floating]) -> NDArray[np.float32]:

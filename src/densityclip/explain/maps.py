@@ -1,0 +1,175 @@
+"""Maps of files: the model's token maps, one colour scale for all, overlays on the original grid, and figures."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densityclip.artifacts import atomic_path, file_stem
+from densityclip.dicom.header import is_dicom
+from densityclip.dicom.image_file import read_image_file
+from densityclip.dicom.pixels import read_frames
+from densityclip.explain.agreement import energy_inside, gland_auc
+from densityclip.explain.geometry import to_canvas, to_original, token_size_px
+from densityclip.explain.gradcam import EXPECTED_DENSITY, token_maps
+from densityclip.explain.overlay import Panel, draw_overlay
+from densityclip.imaging.geometry import Geometry
+from densityclip.imaging.prepare import Prepared
+from densityclip.inference.predictor import PredictedImage, Predictor
+from densityclip.probability.aggregate import softmax
+
+# The share of positive tokens that reaches the end of the colour scale: one bright outlier shall not dim all the rest.
+_SCALE_PERCENTILE = 99.5
+
+_TARGET_WORDS = {EXPECTED_DENSITY: "expected density"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMap:
+    """One image's map; of a volume, the mean over the slices that the answer rests on, shown on the middle one.
+
+    Attributes:
+        row: The image's row of the index.
+        shown: The prepared slice that stands for the image.
+        tokens: `[grid rows, grid columns]`, raw scale.
+        probabilities: `[4]`, mean over slices.
+    """
+
+    row: Mapping[str, Any]
+    shown: Prepared
+    tokens: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the prepared image lies on the original."""
+        return self.shown.geometry
+
+
+def map_images(
+    predictor: Predictor, images: Iterable[PredictedImage], target: str = EXPECTED_DENSITY
+) -> Iterator[ImageMap]:
+    """Token maps of predicted images; refused ones are passed over.
+
+    Args:
+        predictor: The model that predicted them.
+        images: Of `Predictor.predict_files`.
+        target: One of `expected-density A B C D`.
+
+    Yields:
+        One map an image.
+    """
+    import torch
+
+    from densityclip.model.classifier import normalise
+
+    classifier = predictor.classifier
+    for image in images:
+        if not image.prepared:
+            continue
+        names = [image.row["modality"]] * len(image.prepared)
+        pixels = torch.from_numpy(np.stack([prepared.pixels for prepared in image.prepared])).to(predictor.device)
+        tokens = token_maps(
+            lambda batch, names=names: classifier.from_normalised(batch, names),
+            classifier.visual.trunk,
+            normalise(pixels, classifier.preprocess),
+            target,
+        )
+        middle = image.prepared[len(image.prepared) // 2]
+        yield ImageMap(image.row, middle, tokens.mean(axis=0), softmax(image.logits).mean(axis=0))
+
+
+def colour_scale(maps: Iterable[ImageMap]) -> float:
+    """Heat at the top of the one colour scale: a high percentile of all positive tokens; 1 where there is none."""
+    values = np.concatenate([item.tokens.ravel() for item in maps] or [np.empty(0)])
+    positive = values[values > 0]
+    return float(np.percentile(positive, _SCALE_PERCENTILE)) if positive.size else 1.0
+
+
+def display_image(path: Path, frame: int) -> NDArray[np.float32]:
+    """An image as a screen shows it, in its original orientation: `[rows, columns]` in `[0, 1]`.
+
+    Raises:
+        Refused: The file cannot be read.
+    """
+    if not is_dicom(path):
+        return read_image_file(path)
+    with read_frames(path) as reader:
+        return reader.frame(frame)
+
+
+def write_overlay(item: ImageMap, folder: Path, scale_max: float, target: str = EXPECTED_DENSITY) -> Path:
+    """Draw one overlay and keep the raw map beside it.
+
+    Returns:
+        Path of the PNG; the `.npz` of the same name holds `tokens` and the geometry that carries them back.
+    """
+    row, geometry = item.row, item.geometry
+    stem = file_stem(str(row["image_id"]))
+    with atomic_path(folder / f"{stem}.npz") as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(handle, tokens=item.tokens, **{f"geometry_{k}": v for k, v in geometry.as_row().items()})
+    label = " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name)) or "view not stated"
+    modality = row["modality"] if row["modality"] != "unknown" else "modality not stated"
+    picture = draw_overlay(
+        display_image(Path(row["path"]), item.shown.slice_index),
+        to_original(item.tokens, geometry),
+        scale_max,
+        title=(str(row["image_id"]), f"GradCAM of the {_TARGET_WORDS.get(target, f'category {target}')}"),
+        label=f"{label}, {modality}",
+        outline=breast_outline(item),
+        probabilities=item.probabilities.tolist(),
+        token_px=token_size_px(item.tokens.shape, geometry),
+    )
+    with atomic_path(folder / f"{stem}.png") as temporary:
+        temporary.write_bytes(picture)
+    return folder / f"{stem}.png"
+
+
+def breast_outline(item: ImageMap) -> NDArray[np.bool_]:
+    """The breast on the original grid, `[rows, columns]` bool."""
+    return item.geometry.to_original(item.shown.mask.astype(np.float32)) >= 0.5
+
+
+def panel_of(item: ImageMap, caption: tuple[str, ...]) -> Panel:
+    """The image's place on a contact sheet, shrunk to what the sheet needs."""
+    return Panel(
+        image=display_image(Path(item.row["path"]), item.shown.slice_index),
+        heat=to_original(item.tokens, item.geometry),
+        category=item.row["density"],
+        modality=item.row["modality"],
+        caption=caption,
+        outline=breast_outline(item),
+        token_px=token_size_px(item.tokens.shape, item.geometry),
+    ).shrunk()
+
+
+def map_figures(item: ImageMap, gland: Callable[[str], NDArray[np.floating] | None] | None = None) -> dict[str, Any]:
+    """Figures about one map.
+
+    Args:
+        item: The map.
+        gland: SOP Instance UID to fibroglandular thickness on the image's grid, mm; None where it is not known.
+
+    Returns:
+        `energy_inside` (share of heat within the breast), `breast_share` (what a flat map would score), and, where the
+        truth is known, `gland_auc` of the map and `brightness_auc` of the image's own grey levels, which any map must
+        beat to mean something. What cannot be computed is None.
+    """
+    shown = item.shown
+    canvas = to_canvas(item.tokens, *shown.mask.shape)
+    figures: dict[str, Any] = {
+        "energy_inside": energy_inside(canvas, shown.mask),
+        "breast_share": float(shown.mask.mean()),
+        "gland_auc": None,
+        "brightness_auc": None,
+    }
+    truth = gland(str(item.row["sop_uid"])) if gland is not None else None
+    if truth is not None:
+        outline = breast_outline(item)
+        grey = item.geometry.to_original(shown.pixels.astype(np.float32))
+        figures["gland_auc"] = gland_auc(to_original(item.tokens, item.geometry), truth, outline)
+        figures["brightness_auc"] = gland_auc(grey, truth, outline)
+    return {name: None if value is None or np.isnan(value) else float(value) for name, value in figures.items()}
