@@ -1,0 +1,134 @@
+"""The answer in words: what was compared, what came out, and how far it reaches. Never more than the interval says."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from densityclip.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from densityclip.report.tables import (
+    arms_of,
+    estimate_text,
+    find_cell,
+    find_difference,
+    interval_text,
+    number,
+    site_note,
+    site_title,
+)
+
+
+def metric_name(name: str) -> str:
+    """A metric inside a sentence: `macro AUC`, `AUC, category A`."""
+    title = METRICS[name]
+    return title if title.startswith("AUC") else title[0].lower() + title[1:]
+
+
+def answer(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> list[str]:
+    """Paragraphs that answer the study's primary question.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        primary: `metric level modality cohort part contrast`, chosen before the results were seen.
+    """
+    place = {key: primary.get(key) for key in ("cohort", "part", "modality", "level")}
+    better, reference = primary["contrast"]
+    cells = [find_cell(metrics, arm, **place) for arm in (better, reference)]
+    difference = find_difference(metrics, primary["contrast"], **place)
+    if cells[0] is None or cells[1] is None or difference is None:
+        return [
+            f"The primary comparison ({better} against {reference} on {place['modality']} of the cohort "
+            f"{place['cohort']}) cannot be made: there are no such predictions of both arms."
+        ]
+    if difference["not_compared"]:
+        return [f"The primary comparison cannot be made: {difference['not_compared']}."]
+    return [
+        _reached(cells[0], cells[1], primary),
+        _verdict(difference["metrics"][primary["metric"]], primary),
+        _reach(metrics, cells[0]),
+    ]
+
+
+def _reached(first: Mapping[str, Any], second: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
+    name = primary["metric"]
+    whole = "" if first["modality"] == "all" else f"{first['modality']} "
+    note = site_note(first)
+    return (
+        f"On the {first['n']:,} {whole}{_plural(first['level'], first['n'])} of {first['n_patients']:,} patients at "
+        f"{site_title(first)}{f' ({note})' if note else ''}, {first['arm']} reached a {metric_name(name)} of "
+        f"{_with_interval(first['metrics'][name])}, and {second['arm']} {_with_interval(second['metrics'][name])}."
+    )
+
+
+def _verdict(difference: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
+    first, second = primary["contrast"]
+    if difference["value"] is None:
+        return f"Their difference cannot be estimated on these {primary['level']}s."
+    lead = f"The difference, {first} minus {second}, is {number(difference['value'], signed=True)}"
+    if difference["excludes_zero"] is None:
+        return f"{lead}; no interval can be given, so nothing can be concluded."
+    lead += f" (95% interval {interval_text(difference, signed=True)})"
+    if not difference["excludes_zero"]:
+        return (
+            f"{lead}. The interval includes zero: this test does not tell the two arms apart, which is not to say "
+            "that they are equal."
+        )
+    ahead = (difference["value"] > 0) != (primary["metric"] in LOWER_IS_BETTER)
+    winner, other = (first, second) if ahead else (second, first)
+    return f"{lead}. The interval excludes zero: on these patients {winner} did better than {other} by this measure."
+
+
+def _reach(metrics: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    seeds = cell["seeds"] * cell["folds"]
+    luck = (
+        "Each arm was trained once, with one seed: the interval covers which patients happened to be tested, not the "
+        "luck of a training, so another seed may move the difference either way."
+        if seeds == 1
+        else f"{seeds} trainings per arm (folds times seeds) are pooled."
+    )
+    others = sum(1 for entry in metrics["differences"] if entry["metrics"]) - 1
+    if others < 1:
+        return luck
+    return (
+        f"{luck} The {others:,} other comparisons on this page are not corrected for their number; read them as hints."
+    )
+
+
+def per_site(metrics: Mapping[str, Any], primary: Mapping[str, Any], arms: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """What each arm reached at each site, in one sentence per site.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        primary: Gives metric and level.
+        arms: Order in which arms are named.
+
+    Returns:
+        Pairs of (site, sentence).
+    """
+    name, level = primary["metric"], primary["level"]
+    order = arms_of(metrics, arms)
+    cells = [cell for cell in metrics["cells"] if cell["level"] == level]
+    sites: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in cells:
+        note = site_note(cell)
+        title = site_title(cell) + (f" ({note})" if note else "")
+        sites.setdefault(title, {}).setdefault(cell["modality"], {})[cell["arm"]] = cell
+    sentences = []
+    for title, modalities in sites.items():
+        shown = [modality for modality in modalities if modality != "all"]
+        pieces = []
+        for modality in shown:
+            by_arm = modalities[modality]
+            reached = ", ".join(
+                f"{arm} {estimate_text(by_arm[arm]['metrics'][name])}" for arm in order if arm in by_arm
+            )
+            pieces.append(f"{modality}: {reached}")
+        sentences.append((title, "; ".join(pieces) + "."))
+    return sentences
+
+
+def _with_interval(estimate: Mapping[str, Any]) -> str:
+    span = interval_text(estimate)
+    return number(estimate["value"]) + (f" (95% interval {span})" if span else "")
+
+
+def _plural(level: str, count: int) -> str:
+    return level if count == 1 else f"{level}s"
