@@ -60,8 +60,8 @@ def find_breast(image: NDArray[np.float32]) -> Breast:
     small = np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
     mask = _largest_body(_without_frame(small) > _air_threshold(small))
     _check_is_breast(mask)
-    first_row, last_row = _extent(mask.any(axis=1))
-    first_column, last_column = _extent(mask.any(axis=0))
+    first_row, last_row = _extent(mask, 1)
+    first_column, last_column = _extent(mask, 0)
     top, left = first_row * factor, first_column * factor
     return Breast(
         mask=mask,
@@ -74,8 +74,8 @@ def find_breast(image: NDArray[np.float32]) -> Breast:
     )
 
 
-def _extent(present: NDArray[np.bool_]) -> tuple[int, int]:
-    places = np.flatnonzero(present)
+def _extent(mask: NDArray[np.bool_], across: int) -> tuple[int, int]:
+    places = np.flatnonzero(np.any(mask, axis=across))
     return int(places[0]), int(places[-1])
 
 

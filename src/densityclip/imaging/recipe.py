@@ -45,7 +45,7 @@ class Recipe:
             for ok, sentence in (
                 (
                     self.version == VERSION,
-                    f"version {self.version} is not {VERSION}, which this densityclip carries out",
+                    f"version {self.version} is not {VERSION}, the one carried out here",
                 ),
                 (16 <= self.height <= 4096, f"height {self.height} is not within 16 to 4096"),
                 (16 <= self.width <= 4096, f"width {self.width} is not within 16 to 4096"),
