@@ -109,12 +109,23 @@ def draw_traits(site: str, seed: int, woman: Woman) -> Traits:
         nipple_rise_mm=float(rng.normal(-6.0, 5.0)),
         gland_centre=float(rng.normal(0.55, 0.05)),
         gland_depth=float(rng.uniform(0.34, 0.46)),
-        texture_exponent=float(rng.uniform(3.2, 3.7)),
+        texture_exponent=float(rng.uniform(3.5, 4.1)),
         clump_mm=float(rng.uniform(30.0, 60.0)),
-        softness=float(rng.uniform(0.16, 0.34)),
-        strands=float(rng.uniform(0.5, 1.1)),
-        skin_mm=float(np.clip(rng.normal(1.5, 0.2) - 0.0004 * (woman.volume_cm3 - 500.0), 0.8, 2.1)),
+        softness=float(rng.uniform(0.25, 0.5)),
+        strands=float(rng.uniform(0.8, 1.6)),
+        skin_mm=_skin_mm(woman, rng),
     )
+
+
+def _skin_mm(woman: Woman, rng: np.random.Generator) -> float:
+    """Thickness of the skin (breast CT: 1.44 +- 0.25 mm), thinner in large breasts.
+
+    The fraction drawn for a woman counts skin. In the fattiest breasts skin as thick as the mean would leave nothing of
+    it for gland, so skin takes half of the fraction at most.
+    """
+    usual = rng.normal(1.5, 0.2) - 0.0004 * (woman.volume_cm3 - 500.0)
+    most = 0.5 * min(woman.fractions) * woman.thickness_mm / 2.2
+    return float(np.clip(min(usual, most), 0.4, 2.1))
 
 
 def _depth_mm(woman: Woman, traits: Traits) -> float:
@@ -153,13 +164,13 @@ def _outline(
         reach = depth_mm * np.maximum(1 - np.abs((y - nipple) / width) ** power, 0) ** (1 / 2.1)
         return _edge(reach, rng), nipple, half
     nipple = 0.56 * FIELD_ROWS_MM - traits.nipple_rise_mm + float(rng.normal(0.0, 4.0))
-    width = np.where(y < nipple, 1.25 * half, 0.92 * half)
-    reach = depth_mm * np.maximum(1 - np.abs((y - nipple) / width) ** power, 0) ** (1 / 2.1)
-    # The axilla above and the fold to the abdomen below keep tissue at the chest wall in every row.
-    axilla = rng.uniform(0.30, 0.45) * depth_mm + 10.0
-    rest = np.where(y < nipple, axilla * np.clip((nipple - y) / 60.0, 0, 1), 0.0)
-    fold = np.where(y > nipple, rng.uniform(4.0, 14.0) * np.clip((y - nipple) / 60.0, 0, 1), 0.0)
-    return _edge((reach**4 + (rest + fold) ** 4) ** 0.25, rng), nipple, half
+    # Above the nipple the outline runs gently up to the axilla, below it turns back to the chest wall.
+    above, below = max(1.3 * half, rng.uniform(0.95, 1.15) * nipple), 0.95 * half
+    upper = np.maximum(1 - np.abs((nipple - y) / above) ** rng.uniform(1.45, 1.75), 0) ** 0.8
+    lower = np.maximum(1 - np.abs((y - nipple) / below) ** power, 0) ** (1 / 2.1)
+    axilla = (rng.uniform(0.20, 0.32) * depth_mm + 14.0) * np.clip((nipple - y) / nipple, 0, 1)
+    reach = depth_mm * np.where(y < nipple, upper, lower)
+    return _edge((reach**3 + axilla**3) ** (1 / 3), rng), nipple, half
 
 
 def _rounded(distance_mm: NDArray[np.floating], thickness_mm: float, radius_mm: float) -> Image:
@@ -185,7 +196,10 @@ def _muscle(view: str, traits: Traits, nipple_mm: float, grid: Grid, rng: np.ran
     bow = rng.uniform(-0.25, 0.35)  # the edge may be convex or concave
     share = np.clip(1 - y / foot, 0, 1)
     edge = traits.pectoral_top_mm * share * (1 + bow * (1 - share))
-    return (0.85 / (1 + np.exp(np.clip((x - edge) / 1.6, -30, 30)))).astype(np.float32) * (edge > 0.5)
+    # The muscle thickens from its edge towards the chest wall.
+    depth = np.clip((edge - x) / 40.0, 0, 1)
+    wedge = (0.14 + 0.17 * depth) / (1 + np.exp(np.clip((x - edge) / 1.2, -30, 30)))
+    return (wedge * (edge > 0.5)).astype(np.float32)
 
 
 def _gland_bias(
@@ -203,7 +217,7 @@ def _gland_bias(
     centre_y = nipple_mm - (0.14 * half_mm if view == "CC" else 0.26 * half_mm)  # the outer quadrants hold more
     across = (y - centre_y) / (0.62 * half_mm)
     along = (x / depth_mm - traits.gland_centre) / traits.gland_depth
-    plane = -1.3 * across**2 - 1.1 * along**2 - 3.2 * np.exp(-distance / (0.055 * depth_mm)) - 4.0 * muscle
+    plane = -1.3 * across**2 - 1.1 * along**2 - 3.2 * np.exp(-distance / (0.055 * depth_mm)) - 9.0 * muscle
     plane = plane + 0.7 * np.exp(-((y - nipple_mm) ** 2 + (x - 0.93 * depth_mm) ** 2) / (0.16 * depth_mm) ** 2)
     z = (np.arange(SLABS, dtype=np.float32) + 0.5) / SLABS * 2 - 1
     return (plane[None] - 1.4 * np.abs(z[:, None, None]) ** 3).astype(np.float32)

@@ -72,18 +72,21 @@ def fill_gland(anatomy: Anatomy, fraction: float, traits: Traits, grid: Grid, rn
         `[SLABS, rows, columns]` mm of fibroglandular tissue in each slab.
     """
     room = anatomy.inner_slabs * (1 - anatomy.muscle)
-    total = float(anatomy.thickness.sum(dtype=np.float64))
-    wanted = max(fraction * total - float(anatomy.skin.sum(dtype=np.float64)), 0.004 * total)
-    wanted = min(wanted, 0.95 * float(room.sum(dtype=np.float64)))
+    total, skin, free = (_seen(part, grid) for part in (anatomy.thickness, anatomy.skin, room))
+    wanted = min(max(fraction * total - skin, 0.004 * total), 0.95 * free)
     score = anatomy.gland_bias + texture(traits, grid, anatomy.slab_mm, rng)
-    filled = room.ravel() > 0
-    sample = np.flatnonzero(filled)[::29]
-    share = wanted / float(room.sum(dtype=np.float64))
-    weight = room.ravel()[sample]
-    weight = weight / weight.sum()
-    gland = room * _sigmoid(score, _level(score.ravel()[sample], weight, share, traits.softness), traits.softness)
+    weight = room[:, : grid.rows, : grid.columns].ravel()
+    sample = np.flatnonzero(weight)[::29]
+    weight = weight[sample] / weight[sample].sum()
+    level = _level(score[:, : grid.rows, : grid.columns].ravel()[sample], weight, wanted / free, traits.softness)
+    gland = room * _sigmoid(score, level, traits.softness)
     # The level came from a sample of voxels; a small stretch makes the volume exact and keeps every voxel in [0, room].
-    have, free = float(gland.sum(dtype=np.float64)), float(room.sum(dtype=np.float64))
+    have = _seen(gland, grid)
     if have >= wanted:
-        return gland * np.float32(wanted / have)
+        return np.asarray(gland * np.float32(wanted / have), dtype=np.float32)
     return gland + (room - gland) * np.float32((wanted - have) / (free - have))
+
+
+def _seen(volume: Volume, grid: Grid) -> float:
+    """Sum over what the detector sees: the field without its margin."""
+    return float(volume[..., : grid.rows, : grid.columns].sum(dtype=np.float64))

@@ -34,12 +34,16 @@ class Tissue:
     Attributes:
         thickness: `[rows, columns]` mm of all tissue.
         path: `[SLABS, rows, columns]`, attenuation line integral of each slab.
+        baseline: `[rows, columns]`, attenuation line integral of the same breast without gland and muscle.
+        coverage: `[SLABS, rows, columns]`, share of each voxel that is tissue.
         fat: Attenuation of fat, 1/mm.
         slab_mm: Height of a slab.
     """
 
     thickness: Image
     path: Image
+    baseline: Image
+    coverage: Image
     fat: float
     slab_mm: float
 
@@ -56,14 +60,21 @@ def line_integrals(anatomy: Anatomy, gland_slabs: Image, energy_kev: float) -> T
     path += (gland - fat) * gland_slabs
     path += (skin - fat) * (anatomy.outer_slabs - anatomy.inner_slabs)
     path += ((muscle - fat) * anatomy.muscle) * anatomy.inner_slabs
-    return Tissue(thickness=anatomy.thickness, path=path, fat=float(fat), slab_mm=anatomy.slab_mm)
+    return Tissue(
+        thickness=anatomy.thickness,
+        path=path,
+        baseline=fat * anatomy.thickness + (skin - fat) * anatomy.skin,
+        coverage=anatomy.outer_slabs / np.float32(anatomy.slab_mm),
+        fat=float(fat),
+        slab_mm=anatomy.slab_mm,
+    )
 
 
 def digital_mammogram(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Generator) -> Image:
     """Exposure with scatter, blur and quantum noise, then -log and the removal of most of the thickness.
 
     Returns:
-        `[rows, columns]` on the field's grid: mm of gland-like excess as processing sees it, air strongly negative.
+        `[rows, columns]` on the field's grid: optical path above most of what fat and skin absorb.
     """
     primary = np.exp(-tissue.path.sum(axis=0))
     scatter_share = _SCATTER_PER_MM * _GRID_SHARE * tissue.thickness
@@ -72,8 +83,8 @@ def digital_mammogram(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Gen
     quanta = np.maximum(exposure * (_QUANTA_PER_MM2 * grid.pitch_mm**2), 1.0)
     quanta += np.sqrt(quanta) * rng.standard_normal(quanta.shape, dtype=np.float32)
     signal = -np.log(np.maximum(quanta, 1.0) / (_QUANTA_PER_MM2 * grid.pitch_mm**2))
-    smooth = gaussian_filter(tissue.thickness, 2.0 / grid.pitch_mm, mode="nearest")
-    excess = signal - look.equalisation * tissue.fat * smooth
+    smooth = gaussian_filter(tissue.baseline, 1.2 / grid.pitch_mm, mode="nearest")
+    excess = signal - look.equalisation * smooth
     detail = excess - gaussian_filter(excess, 1.6, mode="nearest")
     grain = gaussian_filter(rng.standard_normal(excess.shape, dtype=np.float32), 0.5) * 1.7
     return excess + look.detail_gain * detail + look.noise * grain
@@ -113,7 +124,9 @@ def tomosynthesis(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Generat
         `[SLABS, rows, columns]`, attenuation above fat in 1/mm, on 3/4 of the field's grid.
     """
     rows, columns = round(grid.field_rows * TOMO_SCALE), round(grid.field_columns * TOMO_SCALE)
-    volume = tissue.path / np.float32(tissue.slab_mm)
+    # What is above fat; thickness compensation fills most of the air above the rounded edge with fat.
+    volume = tissue.path / np.float32(tissue.slab_mm) - np.float32(tissue.fat) * tissue.coverage
+    volume -= np.float32(0.25 * tissue.fat) * (1 - tissue.coverage)
     # The margin continues the chest wall and the axilla, so that the periodic transform meets no edge there.
     volume[:, :, grid.columns :][:, :, -4:] = volume[:, :, :1]
     volume[:, grid.rows :][:, -4:] = volume[:, :1]
