@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import chain
@@ -53,23 +53,45 @@ def index_dicom(
     """
     files = _list_files(source, table)
     labels = read_label_table(table) if table is not None else None
-    defaults = {"site": site, "institution": institution}
-    records: list[ImageRecord] = []
-    exclusions: list[Exclusion] = []
-    for done, (path, facts) in enumerate(_read_headers(files, workers), start=1):
-        if not (isinstance(facts, HeaderFacts) and facts.sop_class == _MEDIA_DIRECTORY):
-            item = _record(path, facts, labels, defaults)
-            (records if isinstance(item, ImageRecord) else exclusions).append(item)  # type: ignore[arg-type]
-        if progress is not None:
-            progress(done, len(files))
-    if not records and all(item.reason in (Reason.UNREADABLE, Reason.EMPTY_FILE) for item in exclusions):
+    result = index_files(
+        files, labels=labels, defaults={"site": site, "institution": institution}, workers=workers, progress=progress
+    )
+    unread = (Reason.UNREADABLE.value, Reason.EMPTY_FILE.value)
+    if not result.index.height and result.excluded["reason"].is_in(unread).all():
         raise UserError(f"{source} holds no DICOM file: {_extensions(files)}", "give a folder with DICOM files")
-    result = make_result(records, exclusions)
     if labels is not None and result.index["density"].is_null().all() and result.index.height:
         raise UserError(
             f"no row of {table} matches an image by {labels.key}", f"check the column {labels.key} against the files"
         )
     return refuse_if_empty(result, source)
+
+
+def index_files(
+    files: Sequence[Path],
+    *,
+    labels: LabelTable | None = None,
+    defaults: Mapping[str, str | None] | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> IndexResult:
+    """Index DICOM files by their headers; nothing is an error here, every file is a row of one of the two tables.
+
+    Args:
+        files: What to read; media directories are passed over.
+        labels: The site's labels.
+        defaults: Values of index columns for all images.
+        workers: Processes that read headers.
+        progress: Called with the number of files done and of all.
+    """
+    records: list[ImageRecord] = []
+    exclusions: list[Exclusion] = []
+    for done, (path, facts) in enumerate(_read_headers(files, workers), start=1):
+        if not (isinstance(facts, HeaderFacts) and facts.sop_class == _MEDIA_DIRECTORY):
+            item = _record(path, facts, labels, defaults or {})
+            (records if isinstance(item, ImageRecord) else exclusions).append(item)  # type: ignore[arg-type]
+        if progress is not None:
+            progress(done, len(files))
+    return make_result(records, exclusions)
 
 
 def _list_files(source: Path, table: Path | None) -> list[Path]:

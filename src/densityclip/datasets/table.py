@@ -11,7 +11,7 @@ from densityclip.datasets.dicom_folder import known_of
 from densityclip.datasets.labels import parse_side, parse_value, read_any_table, text_of
 from densityclip.density import CATEGORIES
 from densityclip.dicom.eligibility import check_object
-from densityclip.dicom.header import is_dicom, read_header
+from densityclip.dicom.header import HeaderFacts, is_dicom, read_header
 from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
 from densityclip.records import Exclusion, ImageRecord, Modality, View
@@ -84,7 +84,7 @@ def _values(cells: Mapping[str, Any], where: str, label_map: Mapping[str, str]) 
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         text = text_of(cell)
-        if name == "density" and text in label_map:
+        if name == "density" and text is not None and text in label_map:
             values[name] = label_map[text]
         elif name == "laterality":
             values[name] = parse_side(cell, where)
@@ -130,6 +130,15 @@ def _flag(text: str) -> bool:
     raise ValueError(text)
 
 
+def _check_object(facts: HeaderFacts, *, said_by_table: bool) -> None:
+    try:
+        check_object(facts)
+    except Refused as refused:
+        # Stripped headers call mammograms plain radiographs; a table that names the modality knows better.
+        if not (said_by_table and refused.reason is Reason.NOT_MAMMOGRAPHY):
+            raise
+
+
 def _record(known: dict[str, Any], source: Path, no_files: bool) -> ImageRecord:
     path = (source / known["path"]).resolve()
     known.setdefault("image_id", known["path"])
@@ -143,8 +152,8 @@ def _record(known: dict[str, Any], source: Path, no_files: bool) -> ImageRecord:
             facts = read_header(path)
             said = {name: value for name, value in known_of(path, facts).items() if value is not None}
             said.pop("image_id", None)
+            _check_object(facts, said_by_table="modality" in known)
             known |= said | known
-            check_object(facts)
         else:
             known.setdefault("frames", 1)
     if known.get("view") is not None and known["view"] not in _VIEWS:
