@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from densityclip.artifacts import conform, hash_table, write_json, write_manifest, write_table
+from densityclip.artifacts import EXCLUDED, INDEX, hash_table, write_json, write_manifest, write_table
 from densityclip.datasets.audit import audit
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
@@ -43,8 +43,8 @@ def make_result(records: Iterable[ImageRecord], exclusions: Iterable[Exclusion])
             left_out.append(Exclusion(known=record.as_row(), reason=Reason.DUPLICATE))
         else:
             kept[record.image_id] = record
-    index = conform(pl.DataFrame([record.as_row() for record in kept.values()], infer_schema_length=None), "index")
-    excluded = conform(pl.DataFrame([item.as_row() for item in left_out], infer_schema_length=None), "excluded")
+    index = pl.DataFrame([record.as_row() for record in kept.values()], schema=INDEX)
+    excluded = pl.DataFrame([item.as_row() for item in left_out], schema=EXCLUDED)
     return IndexResult(
         index=index.sort("patient_id", "exam_id", "modality", "laterality", "view", "image_id"),
         excluded=excluded.sort("path", "image_id", "reason"),

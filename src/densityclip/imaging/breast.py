@@ -16,6 +16,7 @@ from densityclip.reasons import Reason, Refused
 
 _WORKING_SIDE = 400
 _SMALLEST_SIDE = 64
+_BINS = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +59,7 @@ def find_breast(image: NDArray[np.float32]) -> Breast:
         raise Refused(Reason.TOO_SMALL, f"{rows} x {columns} pixels")
     factor = math.ceil(max(rows, columns) / _WORKING_SIDE)
     small = np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
-    mask = _largest_body(_without_frame(small) > _air_threshold(small))
+    mask = _breast_mask(_without_frame(small))
     _check_is_breast(mask)
     first_row, last_row = _extent(mask, 1)
     first_column, last_column = _extent(mask, 0)
@@ -79,22 +80,43 @@ def _extent(mask: NDArray[np.bool_], across: int) -> tuple[int, int]:
     return int(places[0]), int(places[-1])
 
 
-def _air_threshold(small: NDArray[np.float32]) -> float:
+def _breast_mask(small: NDArray[np.float32]) -> NDArray[np.bool_]:
+    threshold = -np.inf
+    mask = np.ones(small.shape, dtype=bool)
+    # Padding and collimator lie below the air; when the body fills its own box, that was one of them.
+    for _ in range(3):
+        threshold = _air_threshold(small, threshold)
+        mask = _largest_body(_filled(small > threshold))
+        if not _fills_its_box(mask):
+            break
+    return mask
+
+
+def _fills_its_box(mask: NDArray[np.bool_]) -> bool:
+    if not mask.any():
+        return False
+    (top, bottom), (left, right) = _extent(mask, 1), _extent(mask, 0)
+    box = mask[top : bottom + 1, left : right + 1]
+    return bool(mask.mean() > 0.9 or min(box[:, 0].mean(), box[:, -1].mean()) > 0.6)
+
+
+def _air_threshold(small: NDArray[np.float32], above: float) -> float:
     # Air is the darkest level that many pixels share. Otsu's threshold would do on fatty breasts but cuts the fat off
-    # dense ones. The spread of the air is taken from below its peak, where no tissue is.
-    low, high = float(small.min()), float(np.percentile(small, 99.5))
+    # dense ones. The spread of the air is taken from below its peak, where no tissue is; its median, because padding
+    # lies there too.
+    values = small[small > above]
+    low, high = (float(values.min()), float(np.percentile(values, 99.5))) if values.size else (0.0, 0.0)
     if high <= low:
         return high
-    counts, edges = np.histogram(small, bins=128, range=(low, high))
+    counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
     near = np.convolve(counts, np.ones(5), mode="same")
-    peak = int(np.argmax(near >= max(0.5 * float(near[:64].max()), 0.02 * small.size)))
-    while peak + 1 < len(counts) and near[peak + 1] > near[peak]:
+    peak = int(np.argmax(near >= max(0.5 * float(near[: _BINS // 2].max()), 0.02 * values.size)))
+    while peak + 1 < _BINS and near[peak + 1] > near[peak]:
         peak += 1
     start = max(peak - 2, 0)
-    air = float(edges[start + int(np.argmax(counts[start : peak + 3]))]) + 0.5 * float(edges[1] - edges[0])
-    below = small[small <= air]
-    sigma = float(np.sqrt(np.mean((air - below) ** 2))) if below.size else 0.0
-    return air + max(4 * sigma, 0.03 * (high - low))
+    air = float(edges[start + int(np.argmax(counts[start : peak + 3])) + 1])
+    sigma = 1.4826 * float(np.median(air - values[values <= air]))
+    return air + max(4 * sigma, 0.015 * (high - low))
 
 
 def _without_frame(small: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,11 +155,11 @@ def _largest_body(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    # Labelling the background is some ten times faster than binary_fill_holes.
+    # Dark fat behind a bright skin line is a hole that may be open to the chest wall, so only what reaches the top or
+    # bottom of the image is outside. Labelling the background is some ten times faster than binary_fill_holes.
     holes, count = ndimage.label(~mask)
     outside = np.zeros(count + 1, dtype=bool)
-    for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
-        outside[edge] = True
+    outside[holes[[0, -1]]] = True
     outside[0] = False
     return ~outside[holes]
 
