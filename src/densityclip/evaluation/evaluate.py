@@ -116,9 +116,12 @@ def _scorable(predictions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     left_out: dict[str, int] = {}
 
     def keep(rows: pl.DataFrame, condition: pl.Expr, code: pl.Expr) -> pl.DataFrame:
-        for reason, count in rows.filter(~condition).group_by(code.alias("_code")).len().sort("_code").iter_rows():
-            left_out[str(reason)] = left_out.get(str(reason), 0) + int(count)
-        return rows.filter(condition)
+        met = condition.fill_null(False)
+        lost = rows.filter(~met)
+        if lost.height:
+            for reason, count in lost.group_by(code.alias("_code")).len().sort("_code").iter_rows():
+                left_out[str(reason)] = left_out.get(str(reason), 0) + int(count)
+        return rows.filter(met)
 
     scored_part = pl.col("part").is_in(_SCORED_PARTS) | pl.col("part").is_null()
     images = keep(images, scored_part, pl.format("part_{}", "part"))

@@ -160,12 +160,16 @@ class _Panel:
 # What a panel is called; a name not listed stands under itself.
 _PANEL_TITLES = {
     "train/loss": "Training loss",
-    "train/signal": "Learning signal",
-    "train/learning_signal": "Learning signal",
+    "train/loss/*": "Training loss per modality",
     "validation/loss": "Validation loss",
-    "validation/macro_auc": "Validation macro AUC",
-    "weight": "Modality weight in the loss",
-    "signal": "Learning signal",
+    "validation/macro_auc/*": "Validation macro AUC",
+    "validation/macro_auc": "Validation macro AUC, all modalities",
+    "validation/worst_macro_auc": "Validation macro AUC of the worst modality",
+    "signal/*": "Learning signal per modality",
+    "train/signal": "Learning signal",
+    "weight/*": "Modality weight in the loss",
+    "train/logit_scale": "Logit scale",
+    "train/learning_rate": "Learning rate",
     "lr": "Learning rate",
 }
 
@@ -196,7 +200,7 @@ def _panels(trainings: Mapping[str, pl.DataFrame]) -> list[_Panel]:
     for arm, table in trainings.items():
         for name in table["name"].unique(maintain_order=True).to_list():
             stem, _, last = name.rpartition("/")
-            quantity, modality = (stem, last) if last in (*MODALITIES, "all") and stem else (name, None)
+            quantity, modality = (f"{stem}/*", last) if last in (*MODALITIES, "all") and stem else (name, None)
             panel = found.setdefault(quantity, _Panel(_PANEL_TITLES.get(quantity, quantity)))
             curve = table.filter((pl.col("name") == name) & pl.col("value").is_finite()).sort("step")
             panel.curves.append((arm, modality, curve))
@@ -212,8 +216,8 @@ def _draw_curves(axes: Any, panel: _Panel, arms: list[str]) -> None:
         colour = MODALITY_COLOURS[modality] if modality else (MUTED if by_modality else arm_colours(arms)[arm])
         style = ARM_DASHES[k % len(ARM_DASHES)]
         label = f"{arm} · {modality}" if modality else arm
-        if len(values) > 60:
-            # A long curve is a band of noise: it stays as a faint line under its running mean.
+        if len(values) > 60 and panel.title.startswith("Training loss"):
+            # A long curve of losses is a band of noise: it stays as a faint line under its running mean.
             axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
             width = max(3, len(values) // 25)
             values = np.convolve(values, np.ones(width) / width, mode="valid")

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 Scalar = str | int | float | bool | None
 _DEEPEST = 4
+# Counts of different things: bars of one length scale would compare patients with images.
+_UNITS = {"rows", "files", "images", "breasts", "exams", "patients", "labels"}
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,24 @@ class Block:
     rows: tuple[tuple[Any, ...], ...] = ()
     inside: tuple["Block", ...] = ()
 
+    @property
+    def wide(self) -> bool:
+        """Whether it needs the width of the page rather than a column."""
+        if self.kind == "table":
+            return len(self.rows[0]) > 4 or any(len(str(cell)) > 30 for row in self.rows[1:] for cell in row)
+        return self.kind == "group" or not self.title or any(len(str(row[1])) > 30 for row in self.rows)
+
 
 def label(key: object) -> str:
-    """A key as people read it: underscores become spaces; words with capitals, such as DBT, stay."""
-    text = str(key).replace("_", " ").strip()
-    return text[:1].upper() + text[1:] if text.islower() and len(text) > 1 else text
+    """A key as people read it: underscores become spaces; names of files stay as they are."""
+    name = str(key)
+    return name if "/" in name or "." in name else name.replace("_", " ").strip()
+
+
+def heading(key: object) -> str:
+    """A key as the heading of a block: a label that begins with a capital."""
+    name = label(key)
+    return name[:1].upper() + name[1:]
 
 
 def text(value: object) -> str:
@@ -47,9 +62,10 @@ def text(value: object) -> str:
 
 def blocks(content: Mapping[str, Any], depth: int = 0) -> list[Block]:
     """Turn nested dictionaries and lists into blocks: plain values first, then each part under its own heading."""
-    plain = tuple((label(k), text(v)) for k, v in content.items() if _is_scalar(v))
+    shown = {k: v for k, v in content.items() if k != "schema_version"}
+    plain = tuple((label(k), text(v)) for k, v in shown.items() if _is_scalar(v))
     found = [Block("facts", "", plain)] if plain else []
-    return found + [_block(label(k), v, depth) for k, v in content.items() if not _is_scalar(v)]
+    return found + [_block(heading(k), v, depth) for k, v in shown.items() if not _is_scalar(v)]
 
 
 def _block(title: str, value: Any, depth: int) -> Block:
@@ -65,6 +81,8 @@ def _of_mapping(title: str, value: Mapping[str, Any], depth: int) -> Block:
     if not value:
         return Block("facts", "", ((title, "none"),))
     if all(_is_number(item) for item in value.values()):
+        if any(str(key).split("_")[0] in _UNITS for key in value):
+            return Block("facts", title, tuple((label(k), text(v)) for k, v in value.items()))
         most = max((abs(item) for item in value.values() if item is not None), default=0) or 1
         rows = tuple((label(k), text(v), round(100 * abs(v or 0) / most, 1)) for k, v in value.items())
         return Block("bars", title, rows)

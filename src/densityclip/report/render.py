@@ -12,6 +12,7 @@ from densityclip.report.tables import estimate_text, interval_text, number, site
 _FETCHES = re.compile(
     r"""(?:src|href)\s*=\s*["']?\s*(?!data:|\#)[^"'\s>]|url\(\s*["']?(?!data:)|@import""", re.IGNORECASE
 )
+_NUMERIC = re.compile(r"[+−-]?[\d,.]+%?|–")
 _MIME = {"png": "image/png", "svg": "image/svg+xml"}
 
 
@@ -36,6 +37,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"thousands": lambda value: f"{value:,}", "sentence_start": _sentence_start}
+    environment.tests["numeric"] = lambda value: _NUMERIC.fullmatch(str(value)) is not None
     environment.globals |= {
         "number": number,
         "interval_text": interval_text,

@@ -82,7 +82,7 @@ def write_study_report(
         rocs=roc_pictures(levels["image"]),
         training=training_picture(trainings),
         sheets=[(sheet, data_uri(sheet.png, "png")) for sheet in sheets],
-        cohorts=[(name, blocks(audit)) for name, audit in audits.items()],
+        cohorts=[(name, blocks(_details_last(audit))) for name, audit in audits.items()],
         left_out=metrics.get("refused", {}),
         published=PUBLISHED,
         bootstrap=metrics.get("bootstrap", {}),
@@ -103,6 +103,11 @@ def training_picture(trainings: Mapping[str, pl.DataFrame]) -> Picture | None:
         "Faint lines are the values of single steps, strong lines their running mean.",
         "Training curves of " + ", ".join(drawn),
     )
+
+
+def _details_last(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """Totals, classes and exclusions first; the long counts of every column behind them."""
+    return {k: v for k, v in audit.items() if k != "counts"} | {k: v for k, v in audit.items() if k == "counts"}
 
 
 def _arm_notes(study: Mapping[str, Any], arms: Sequence[str]) -> list[tuple[str, str]]:

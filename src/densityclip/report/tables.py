@@ -13,18 +13,28 @@ NOT_ESTIMABLE = "not estimable"
 _PLACE = ("cohort", "part", "site", "modality", "level")
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
-    """A figure with two decimals and a true minus sign; `not estimable` for None."""
+def number(value: float | None, *, signed: bool = False, decimals: int | None = None) -> str:
+    """A figure with a true minus sign; `not estimable` for None.
+
+    Args:
+        value: The figure.
+        signed: For differences: a sign always, and three decimals, for a small difference rounded to two would show an
+            interval that begins at 0.00 and not say on which side.
+        decimals: Other than two, or three where signed.
+    """
     if value is None:
         return NOT_ESTIMABLE
-    text = f"{value:+.2f}" if signed else f"{value:.2f}"
-    return ("0.00" if text in ("-0.00", "+0.00") else text).replace("-", "−")
+    decimals = decimals or (3 if signed else 2)
+    text = f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
+    return (text.lstrip("+-") if not text.strip("+-0.") else text).replace("-", "−")
 
 
-def interval_text(estimate: Mapping[str, Any], *, signed: bool = False) -> str:
+def interval_text(estimate: Mapping[str, Any], *, signed: bool = False, decimals: int | None = None) -> str:
     """The interval of an estimate, such as `0.71 to 0.84`; empty where there is none."""
     low, high = estimate.get("low"), estimate.get("high")
-    return "" if low is None or high is None else f"{number(low, signed=signed)} to {number(high, signed=signed)}"
+    if low is None or high is None:
+        return ""
+    return f"{number(low, signed=signed, decimals=decimals)} to {number(high, signed=signed, decimals=decimals)}"
 
 
 def estimate_text(estimate: Mapping[str, Any] | None, *, signed: bool = False) -> str:

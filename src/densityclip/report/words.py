@@ -126,8 +126,9 @@ def per_site(metrics: Mapping[str, Any], primary: Mapping[str, Any], arms: Seque
 
 
 def _with_interval(estimate: Mapping[str, Any]) -> str:
-    span = interval_text(estimate)
-    return number(estimate["value"]) + (f" (95% interval {span})" if span else "")
+    # Three decimals, so that the two figures and their difference agree on the page.
+    span = interval_text(estimate, decimals=3)
+    return number(estimate["value"], decimals=3) + (f" (95% interval {span})" if span else "")
 
 
 def _plural(level: str, count: int) -> str:
