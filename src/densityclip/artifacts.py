@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -220,6 +221,16 @@ def read_table(path: Path, kind: str) -> pl.DataFrame:
             f"make it again with `{_MADE_BY[kind]}`",
         )
     return table
+
+
+def file_stem(identifier: str) -> str:
+    """A file name that an identifier may have: a name that came from outside never becomes a path.
+
+    Returns:
+        The identifier where it is of letters, digits, `.`, `_` and `-`; else that much of it and a hash.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", identifier).strip(".")[:80]
+    return safe if safe == identifier else f"{safe}-{hash_bytes(identifier.encode())[:8]}"
 
 
 def hash_bytes(*pieces: bytes) -> str:

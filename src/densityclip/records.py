@@ -18,6 +18,9 @@ class Modality(StrEnum):
     UNKNOWN = "unknown"
 
 
+# The `density_source` of generated exams: wherever it stands, no patient was read.
+GENERATED_LABEL = "simulated reader"
+
 MODALITIES: tuple[str, ...] = (Modality.DM.value, Modality.S2D.value, Modality.DBT.value)
 
 

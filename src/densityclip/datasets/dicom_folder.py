@@ -118,7 +118,7 @@ def _extensions(files: list[Path]) -> str:
     return ", ".join(f"{number} {extension}" for extension, number in counts.most_common(5))
 
 
-def _read_headers(files: list[Path], workers: int) -> Iterator[tuple[Path, HeaderFacts | Refused]]:
+def _read_headers(files: Sequence[Path], workers: int) -> Iterator[tuple[Path, HeaderFacts | Refused]]:
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     if workers <= 1 or len(chunks) == 1:
         facts = chain.from_iterable(map(_headers_of, chunks))
@@ -146,7 +146,7 @@ def _record(
     known = known_of(path, facts) | {name: value for name, value in defaults.items() if value is not None}
     if labels is not None:
         known |= labels.look_up(facts)
-    known["density_source"] = "table" if known.get("density") else None
+    known["density_source"] = (known.get("density_source") or "table") if known.get("density") else None
     try:
         check_eligible(facts)
         missing = [name for name in ("image_id", "exam_id") if not known[name]]

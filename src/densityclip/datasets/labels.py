@@ -12,7 +12,7 @@ from densityclip.dicom.header import HeaderFacts
 from densityclip.errors import UserError
 
 KEYS = ("sop_uid", "study_uid", "accession_number", "patient_id")
-VALUES = ("density", "age", "race", "site", "institution", "machine", "source_split")
+VALUES = ("density", "density_source", "age", "race", "site", "institution", "machine", "source_split")
 _SIDES = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
 
 

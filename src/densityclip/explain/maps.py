@@ -1,6 +1,6 @@
 """Maps of files: the model's token maps, one colour scale for all, overlays on the original grid, and figures."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densityclip.artifacts import atomic_path, file_stem
+from densityclip.density import predicted_category
 from densityclip.dicom.header import is_dicom
 from densityclip.dicom.image_file import read_image_file
 from densityclip.dicom.pixels import read_frames
 from densityclip.explain.agreement import energy_inside, gland_auc
 from densityclip.explain.geometry import to_canvas, to_original, token_size_px
 from densityclip.explain.gradcam import EXPECTED_DENSITY, token_maps
-from densityclip.explain.overlay import Panel, draw_overlay
+from densityclip.explain.overlay import Panel, contact_sheet, draw_overlay
 from densityclip.imaging.geometry import Geometry
 from densityclip.imaging.prepare import Prepared
 from densityclip.inference.predictor import PredictedImage, Predictor
 from densityclip.probability.aggregate import softmax
-
-# The share of positive tokens that reaches the end of the colour scale: one bright outlier shall not dim all the rest.
-_SCALE_PERCENTILE = 99.5
+from densityclip.records import MODALITIES
 
 _TARGET_WORDS = {EXPECTED_DENSITY: "expected density"}
 
@@ -82,13 +81,6 @@ def map_images(
         yield ImageMap(image.row, middle, tokens.mean(axis=0), softmax(image.logits).mean(axis=0))
 
 
-def colour_scale(maps: Iterable[ImageMap]) -> float:
-    """Heat at the top of the one colour scale: a high percentile of all positive tokens; 1 where there is none."""
-    values = np.concatenate([item.tokens.ravel() for item in maps] or [np.empty(0)])
-    positive = values[values > 0]
-    return float(np.percentile(positive, _SCALE_PERCENTILE)) if positive.size else 1.0
-
-
 def display_image(path: Path, frame: int) -> NDArray[np.float32]:
     """An image as a screen shows it, in its original orientation: `[rows, columns]` in `[0, 1]`.
 
@@ -133,14 +125,23 @@ def breast_outline(item: ImageMap) -> NDArray[np.bool_]:
     return item.geometry.to_original(item.shown.mask.astype(np.float32)) >= 0.5
 
 
-def panel_of(item: ImageMap, caption: tuple[str, ...]) -> Panel:
-    """The image's place on a contact sheet, shrunk to what the sheet needs."""
+def draw_sheet(maps: Sequence[ImageMap], scale_max: float, title: str) -> bytes:
+    """A contact sheet of maps, rows by labelled category, columns by modality, as PNG."""
+    present = {str(item.row["modality"]) for item in maps}
+    columns = [name for name in (*MODALITIES, "unknown") if name in present]
+    return contact_sheet([_panel(item) for item in maps], columns=columns, title=title, scale_max=scale_max)
+
+
+def _panel(item: ImageMap) -> Panel:
+    row = item.row
+    view = " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name))
+    says = str(predicted_category(item.probabilities[None])[0])
     return Panel(
-        image=display_image(Path(item.row["path"]), item.shown.slice_index),
+        image=display_image(Path(row["path"]), item.shown.slice_index),
         heat=to_original(item.tokens, item.geometry),
-        category=item.row["density"],
-        modality=item.row["modality"],
-        caption=caption,
+        category=row["density"],
+        modality=str(row["modality"]),
+        caption=(view, f"model: {says} ({100 * item.probabilities.max():.0f}%)"),
         outline=breast_outline(item),
         token_px=token_size_px(item.tokens.shape, item.geometry),
     ).shrunk()

@@ -88,9 +88,11 @@ class DensityClassifier(nn.Module):
         known = {name: index for index, name in enumerate(self.names)}
         return torch.tensor([known.get(name or PLAIN, known[PLAIN]) for name in modalities])
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """Unit image embeddings `[batch, d]` of prepared pixels `[batch, h, w]`."""
-        return functional.normalize(self.visual(normalise(pixels, self.preprocess)), dim=-1)
+    def from_normalised(self, images: Tensor, modalities: Sequence[str | None]) -> Tensor:
+        """Logits `[batch, 4]` of normalised images `[batch, 3, h, w]`; see `forward`."""
+        features = functional.normalize(self.visual(images), dim=-1)
+        prompts = self.prompts[self.rows(modalities).to(images.device)]
+        return self.logit_scale * torch.einsum("bd,bkd->bk", features, prompts)
 
     def forward(self, pixels: Tensor, modalities: Sequence[str | None]) -> Tensor:
         """Uncalibrated logits.
@@ -102,5 +104,4 @@ class DensityClassifier(nn.Module):
         Returns:
             `[batch, 4]` in the order A, B, C, D.
         """
-        prompts = self.prompts[self.rows(modalities).to(pixels.device)]
-        return self.logit_scale * torch.einsum("bd,bkd->bk", self.features(pixels), prompts)
+        return self.from_normalised(normalise(pixels, self.preprocess), modalities)

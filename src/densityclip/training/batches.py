@@ -32,7 +32,7 @@ class ImageStore:
             .agg(
                 pl.col("row").min().alias("first_row"),
                 pl.len().alias("slices"),
-                *(pl.col(name).first() for name in ("patient_id", "modality", "density")),
+                *(pl.col(name).first() for name in ("patient_id", "modality", "density", "density_source")),
             )
             .with_columns(pl.lit(number).alias("cache"))
             for number, cache in enumerate(caches)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from densityclip import __version__
-from densityclip.artifacts import atomic_path, git_revision, hash_json, hash_table, read_json, write_json
+from densityclip.artifacts import atomic_path, git_revision, hash_file, hash_json, hash_table, read_json, write_json
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
-from densityclip.records import Part
+from densityclip.records import GENERATED_LABEL, Part
 from densityclip.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def fit(
         foundation_folder: The model to adapt.
         out: The model folder: checkpoints, `training.csv`, `training.json`, `bundle/`.
         config: The settings.
-        data: What the provenance says of the data: `generated`, `redistribute`, cohorts.
+        data: What the provenance says of the data besides its counts, such as `redistribute`.
         progress: Called with steps done and steps in all.
 
     Returns:
@@ -69,7 +69,7 @@ def fit(
         "densityclip": __version__,
         "config": config.model_dump(mode="json"),
         "recipe_hash": recipe.recipe_hash,
-        "caches": [cache.content_hash for cache in caches],
+        "caches": [hash_file(cache.path / "rows.parquet") for cache in caches],
         "splits": hash_table(splits),
         "foundation": _foundation_hash(foundation_folder),
     }
@@ -86,7 +86,6 @@ def fit(
 
 
 def _foundation_hash(folder: Path) -> str:
-    from densityclip.artifacts import hash_file
     from densityclip.model.biomedclip import weights_path
 
     return hash_file(weights_path(folder))
@@ -199,7 +198,7 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
     )
     last = checkpoints / "last.ckpt"
     # Lightning only counts the steps: each batch follows from the number of its step.
-    rounds = list(range(config.validate_every))
+    rounds = _Loader(np.arange(config.validate_every))
     trainer.fit(
         task,
         rounds,
@@ -210,8 +209,21 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
     _load_best(task, keeper.best_model_path or str(last), trainer)
 
 
-def _validation_batches(number: int) -> list[np.ndarray]:
-    return [np.arange(start, min(start + 128, number)) for start in range(0, number, 128)]
+class _Loader:
+    """Hands out a sequence's items; Lightning takes a bare list for several loaders."""
+
+    def __init__(self, items: Sequence[Any] | np.ndarray) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+
+def _validation_batches(number: int) -> _Loader:
+    return _Loader([np.arange(start, min(start + 128, number)) for start in range(0, number, 128)])
 
 
 def _load_best(task: "ContrastiveTask", path: str, trainer: "Trainer") -> None:
@@ -250,6 +262,7 @@ def _training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any
     counts = np.bincount(train.labels, minlength=4)
     weights = class_weights(counts.tolist(), config.class_weights)
     return {
+        "generated": bool((train.items["density_source"] == GENERATED_LABEL).all()),
         "images": len(train),
         "patients": train.items["patient_id"].n_unique(),
         "images_by_category": dict(zip(CATEGORIES, counts.tolist(), strict=True)),

@@ -1,0 +1,379 @@
+"""The commands in the order of the road: each parses, calls one function, prints. Nothing heavy is imported here."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from densityclip import __version__
+from densityclip.errors import EXIT_NOTHING_DONE, EXIT_SOME_REFUSED, UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from densityclip.study_file import Study
+
+app = typer.Typer(
+    name="densityclip",
+    help="Breast density (BI-RADS A-D) from DM, s2D and DBT with BiomedCLIP. Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        sys.stderr.write(f"densityclip: {error}\n")
+        sys.exit(EXIT_NOTHING_DONE)
+    except OSError as error:
+        from densityclip.artifacts import disk_error
+
+        named = disk_error(error, Path(error.filename or "the output"))
+        if not isinstance(named, UserError):
+            raise
+        sys.stderr.write(f"densityclip: {named}\n")
+        sys.exit(EXIT_NOTHING_DONE)
+    except KeyboardInterrupt:
+        sys.stderr.write("densityclip: stopped. The same command goes on where it stopped.\n")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"densityclip {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def phantom(
+    out: Out,
+    exams: Annotated[int, typer.Option(min=1, help="Exams, one a patient.")] = 10,
+    site: Annotated[str, typer.Option(help="internal, rsna-like or embed-like.")] = "internal",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    size: Annotated[int, typer.Option(min=64, help="Rows of a DM image.")] = 288,
+    workers: Workers = 1,
+) -> None:
+    """Generate exams with known truth as DICOM.
+
+    Example: densityclip phantom --out exams --exams 20 --site internal
+    """
+    from densityclip import terminal
+    from densityclip.phantom.generate import generate
+
+    with terminal.progress("phantom") as report:
+        generate(out, site=site, exams=exams, seed=seed, size=size, workers=workers, progress=report)
+    terminal.say(f"{exams} generated exams of site {site} are in {out / 'dicom'}; labels in {out / 'labels.csv'}.")
+
+
+@app.command()
+def index(
+    source: Annotated[Path, typer.Argument(help="Folder of the archive.")],
+    out: Out,
+    dataset: Annotated[str, typer.Option(help="dicom or table.")] = "dicom",
+    table: Annotated[Path | None, typer.Option(help="Labels, CSV or Parquet.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="ours=theirs, for --dataset table.")] = None,
+    label_map: Annotated[str, typer.Option(help="Labels of the table, such as F=A,G=C.")] = "",
+    no_files: Annotated[bool, typer.Option("--no-files", help="Index the table alone.")] = False,
+    site: Annotated[str | None, typer.Option(help="Name of the site.")] = None,
+    institution: Annotated[str | None, typer.Option(help="Name of the institution.")] = None,
+    workers: Workers = 1,
+) -> None:
+    """Read an archive's headers and labels: what is in it, what is left out, and why.
+
+    Example: densityclip index exams/dicom --table exams/labels.csv --out index
+    """
+    from densityclip import steps, terminal
+
+    if dataset not in ("dicom", "table"):
+        raise UserError(f"--dataset {dataset} is unknown", "use dicom or table")
+    with terminal.progress("index") as report:
+        kept, left_out = steps.index(
+            source,
+            out,
+            dataset=dataset,
+            table=table,
+            columns=_pairs(column or [], "--column"),
+            label_map=_pairs([pair for pair in label_map.split(",") if pair], "--label-map"),
+            no_files=no_files,
+            site=site,
+            institution=institution,
+            workers=workers,
+            progress=report,
+        )
+    terminal.say(f"{kept} images indexed, {left_out} excluded; see {out / 'audit.html'}.")
+    _exit_if(left_out)
+
+
+@app.command()
+def split(
+    indexes: Annotated[list[Path], typer.Argument(help="index.parquet files or their folders; name=PATH names one.")],
+    out: Out,
+    external: Annotated[list[str] | None, typer.Option(help="Name of a cohort that is only scored.")] = None,
+    folds: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Assign patients to train, validation, calibration, test and external.
+
+    Example: densityclip split index rsna=rsna-index --external rsna --out splits.parquet
+    """
+    from densityclip import steps, terminal
+
+    named = _named_indexes(indexes)
+    splits = steps.split(named, out, external=external or [], folds=folds, seed=seed)
+    counts = splits.group_by("fold", "part").len().sort("fold", "part")
+    terminal.show_table("Patients", ("fold", "part", "patients"), [[str(v) for v in row] for row in counts.iter_rows()])
+
+
+@app.command()
+def prepare(
+    index: Annotated[Path, typer.Argument(help="index.parquet or its folder.")],
+    out: Out,
+    size: Annotated[int, typer.Option(min=32, help="Rows and columns of a prepared image.")] = 224,
+    set_: Sets = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.json or a bundle to take the recipe from.")] = None,
+    workers: Workers = 1,
+) -> None:
+    """Prepare an index's images into a cache.
+
+    Example: densityclip prepare index --out cache --size 160 --set recipe.dbt_slices=spread:3
+    """
+    from densityclip import steps, terminal
+    from densityclip.imaging.recipe import Recipe
+
+    start = steps.read_recipe(recipe) if recipe is not None else Recipe().sized(size)
+    path = index / steps.INDEX if index.is_dir() else index
+    with terminal.progress("prepare") as report:
+        done, refused = steps.prepare(path, out, start.with_overrides(set_ or []), workers=workers, progress=report)
+    terminal.say(f"{done} images prepared, {refused} refused; the cache is {out}.")
+    _exit_if(refused)
+
+
+@app.command()
+def train(
+    caches: Annotated[list[Path], typer.Argument(help="Caches of `densityclip prepare`.")],
+    splits: Annotated[Path, typer.Option(help="File of `densityclip split`.")],
+    out: Out,
+    foundation: Annotated[Path, typer.Option(help="Folder with BiomedCLIP's files.")],
+    config: Annotated[Path | None, typer.Option(help="YAML with training settings.")] = None,
+    set_: Sets = None,
+    redistribute: Annotated[bool, typer.Option(help="Whether the data's licence lets the model be passed on.")] = True,
+) -> None:
+    """Adapt the foundation model to density.
+
+    Example: densityclip train cache --splits splits.parquet --foundation biomedclip --out model --set steps=2000
+    """
+    from densityclip import steps, terminal
+    from densityclip.study_file import read_train_config
+
+    settings = read_train_config(config, set_ or [])
+    data = {"redistribute": redistribute}
+    with terminal.progress("train") as report:
+        bundle = steps.train(caches, splits, foundation, out, settings, data=data, progress=report)
+    terminal.say(f"The trained model is {bundle}.")
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="DICOM or image file, a folder of them, or a cache.")],
+    model: Annotated[Path, typer.Option(help="Bundle.")],
+    out: Out,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Draw where the model looked.")] = False,
+    workers: Workers = 1,
+) -> None:
+    """Predict density: predictions.parquet and .csv, a JSON per exam, overlays.
+
+    Example: densityclip predict images --model model/bundle --out answers --overlay
+    """
+    from densityclip import steps, terminal
+
+    _say_if_generated(model)
+    with terminal.progress("predict") as report:
+        if (source / "rows.parquet").is_file():
+            table = steps.predict_cache(source, model, progress=report)
+            steps.write_predictions(table, out)
+        else:
+            table = steps.predict_source(source, model, out, overlay=overlay, workers=workers, progress=report)
+    _show_predictions(table, out)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="predictions.parquet or its folder.")],
+    out: Out,
+    against: Annotated[Path | None, typer.Option(help="Other predictions of the same images.")] = None,
+    resamples: Annotated[int, typer.Option(min=100)] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Score predictions with labels: metrics.json and report.html, each figure with a 95% interval.
+
+    Example: densityclip evaluate answers --out evaluation
+    """
+    from densityclip import steps, terminal
+    from densityclip.report.evaluation_report import write_evaluation_report
+
+    table = steps.read_predictions(predictions)
+    if against is not None:
+        table = steps.compare(table, steps.read_predictions(against))
+    with terminal.progress("evaluate") as report:
+        metrics = steps.evaluate(table, out, resamples=resamples, seed=seed, progress=report)
+    page = write_evaluation_report(out / "report.html", metrics)
+    _show_metrics(metrics)
+    terminal.say(f"The report is {page}.")
+
+
+@app.command()
+def explain(
+    source: Annotated[Path, typer.Argument(help="DICOM or image file, or a folder of them.")],
+    model: Annotated[Path, typer.Option(help="Bundle.")],
+    out: Out,
+) -> None:
+    """Map where the model looked: raw maps, overlays, a contact sheet, and figures about them.
+
+    Example: densityclip explain images --model model/bundle --out maps
+    """
+    from densityclip import steps, terminal
+
+    _say_if_generated(model)
+    with terminal.progress("explain") as report:
+        summary, refused = steps.explain_source(source, model, out, progress=report)
+    terminal.say(f"{summary['images']} images mapped, {refused} refused; see {out / 'sheet.png'}.")
+    _exit_if(refused)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="Study file (YAML).")],
+    out: Out,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    workers: Workers = 2,
+) -> None:
+    """Run a whole study, or go on with it.
+
+    Example: densityclip study my-study.yaml --out runs/my-study
+    """
+    from densityclip.study_file import read_study
+
+    _run_study(read_study(file), out, dry_run=dry_run, workers=workers)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    workers: Workers = 2,
+) -> None:
+    """Run the demo: the whole road on generated exams, to one report.
+
+    Example: densityclip demo --out demo
+    """
+    from densityclip.study_file import shipped_study
+
+    _run_study(shipped_study("demo"), out, dry_run=dry_run, workers=workers)
+
+
+def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int) -> None:
+    from densityclip import steps, terminal
+    from densityclip.artifacts import read_json
+    from densityclip.study_file import plan
+
+    if dry_run:
+        terminal.show_table(described.title, ("step", "what"), plan(described))
+        return
+    from densityclip.study import StudyRun
+
+    page = StudyRun(described, out, workers=workers, progress=terminal.progress).run()
+    _show_metrics(read_json(out / steps.METRICS, "densityclip study"))
+    if described.generated:
+        terminal.say("All exams were generated: the figures say nothing about patients.")
+    terminal.say(f"The report is {page}.")
+
+
+def _show_metrics(metrics: dict) -> None:  # type: ignore[type-arg]
+    from densityclip import terminal
+    from densityclip.report.tables import result_table
+
+    names = {"macro_auc": "macro AUC", "accuracy": "accuracy", "quadratic_kappa": "quadratic kappa"}
+    rows = result_table(metrics, level="image", metric_names=tuple(names))
+    columns = ("arm", "cohort", "modality", "n", "n_patients", *names)
+    terminal.show_table(
+        "Image level, 95% intervals over patients",
+        ("arm", "cohort", "modality", "images", "patients", *names.values()),
+        [[str(row[name]) for name in columns] for row in rows],
+    )
+
+
+def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
+    from densityclip import steps, terminal
+
+    level = "exam" if "exam" in table["level"] else "image"
+    shown = table.filter(table["level"] == level).head(20)
+    name = "exam_id" if level == "exam" else "image_id"
+    rows = [
+        [row[name], row["predicted"] or "-", *(_percent(row[f"prob_{c}"]) for c in "abcd"), row["reason"] or ""]
+        for row in shown.iter_rows(named=True)
+    ]
+    terminal.show_table(f"Predicted, {level} level", (level, "density", "A", "B", "C", "D", "refused"), rows)
+    refused = table.filter((table["level"] == "image") & (table["status"] == "refused"))
+    images = table.filter(table["level"] == "image")
+    terminal.say(
+        f"{len(images) - len(refused)} of {len(images)} images answered; all rows in {out / steps.PREDICTIONS}."
+    )
+    if len(refused) == len(images):
+        raise UserError("no image could be used", f"see the reasons in {out / 'predictions.csv'}")
+    _exit_if(len(refused))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def _say_if_generated(model: Path) -> None:
+    from densityclip import terminal
+    from densityclip.model.bundle import load_bundle
+
+    if load_bundle(model).generated_only:
+        terminal.say("This model was trained on generated exams only: its answers on real images are a trial, no more.")
+    terminal.say("Research use only; not a medical device.")
+
+
+def _named_indexes(indexes: list[Path]) -> dict[str, Path]:
+    named = {}
+    for given in indexes:
+        name, equals, path = str(given).partition("=")
+        folder = Path(path) if equals else given
+        file = folder / "index.parquet" if folder.is_dir() else folder
+        named[name if equals else (file.parent.name or "cohort")] = file
+    if len(named) < len(indexes):
+        raise UserError("two indexes have the same name", "name them: split first=DIR second=DIR")
+    return named
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, str]:
+    pairs = dict(text.split("=", 1) for text in texts if "=" in text)
+    if len(pairs) < len(texts):
+        raise UserError(f"{option} wants key=value", f"write it as {option} ours=theirs")
+    return pairs
+
+
+def _exit_if(refused: int) -> None:
+    if refused:
+        raise typer.Exit(EXIT_SOME_REFUSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What a person points `predict` at: DICOM, plain image files, or a folder of both; nothing needs a table."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from densityclip.artifacts import conform
+from densityclip.datasets.dicom_folder import SIDE_CARS, index_files
+from densityclip.dicom.header import is_dicom
+from densityclip.errors import UserError
+from densityclip.records import Modality
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+
+
+def gather(
+    source: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Find the images of a file or folder.
+
+    A plain image file states neither patient nor exam, view nor modality: all of these stay null or `unknown`, and
+    such a file is an image by itself. Side-car files (tables, JSON, text) are passed over.
+
+    Returns:
+        What can be tried (schema `index`, by path) and what cannot (schema `excluded`, with reasons).
+
+    Raises:
+        UserError: The source is missing, or holds neither DICOM nor image files.
+    """
+    if not source.exists():
+        raise UserError(f"{source} does not exist", "give a DICOM or image file, or a folder of them")
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    tried = [path.resolve() for path in files if path.suffix.lower() not in SIDE_CARS and not path.name.startswith(".")]
+    if not tried:
+        held = f"only {len(files)} files of other kinds" if files else "no files"
+        raise UserError(f"{source} holds {held}", "give a folder with DICOM files, or with JPEG, PNG or TIFF images")
+    pictures = [path for path in tried if path.suffix.lower() in IMAGE_SUFFIXES and not is_dicom(path)]
+    result = index_files([path for path in tried if path not in set(pictures)], workers=workers, progress=progress)
+    found = pl.concat([result.index, _picture_rows(pictures, source.resolve())])
+    return found.sort("path"), result.excluded
+
+
+def _picture_rows(pictures: list[Path], source: Path) -> pl.DataFrame:
+    root = source if source.is_dir() else source.parent
+    names = [path.relative_to(root).with_suffix("").as_posix() for path in pictures]
+    # Two files may differ in their extension only.
+    ids = [
+        name if names.count(name) == 1 else path.relative_to(root).as_posix()
+        for name, path in zip(names, pictures, strict=True)
+    ]
+    rows = {"image_id": ids, "path": [str(path) for path in pictures]}
+    table = pl.DataFrame(rows, schema={"image_id": pl.String(), "path": pl.String()})
+    return conform(table.with_columns(pl.lit(Modality.UNKNOWN.value).alias("modality")), "index")

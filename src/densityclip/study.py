@@ -1,0 +1,344 @@
+"""A study, run from exams to report in one folder, and resumed where it stopped."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from densityclip import __version__, steps
+from densityclip.artifacts import (
+    git_revision,
+    hash_file,
+    hash_json,
+    hash_table,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
+from densityclip.errors import UserError
+from densityclip.imaging.recipe import Recipe
+from densityclip.study_file import Generate, Study
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+class StudyRun:
+    """One study in one folder.
+
+    A step is done when its state file names the same request and its outputs are there; a request holds the hashes of
+    what the step reads, so a change anywhere upstream runs everything after it again.
+    """
+
+    def __init__(self, study: Study, out: Path, *, workers: int, progress: Progress) -> None:
+        self.study, self.out, self.workers, self.progress = study, out, workers, progress
+        self.recipe = Recipe.from_dict(Recipe().to_dict() | study.recipe)
+
+    def run(self) -> Path:
+        """Run what is not yet done.
+
+        Returns:
+            Path of `report.html`.
+        """
+        self._claim()
+        indexes = {name: self._cohort(name) for name in self.study.cohorts}
+        splits = self._split(indexes)
+        caches = {name: self._prepare(name, path) for name, path in indexes.items()}
+        foundation = self._foundation()
+        models = {arm: self._train(arm, caches, splits, foundation) for arm in self.study.arms}
+        predictions = self._predict(models, caches, splits)
+        metrics = self._evaluate(predictions)
+        sheets = {arm: self._explain(arm, models[arm], indexes, predictions) for arm in self.study.explain.arms}
+        return self._report(indexes, models, metrics, sheets)
+
+    def _claim(self) -> None:
+        """Write the resolved study beside the output; another study in the same folder is an error."""
+        path, mine = self.out / "study.json", self.study.model_dump(mode="json")
+        if path.is_file() and read_json(path, "densityclip study") != mine:
+            raise UserError(f"{self.out} holds another study", "choose another --out, or remove that folder")
+        write_json(path, mine)
+
+    def _step(
+        self, name: str, request: Any, outputs: list[Path], run: Callable[[Callable[[int, int], None]], None]
+    ) -> str:
+        """Run a step unless it is done; returns the hash of its request, for the requests of later steps."""
+        state = self.out / "state" / f"{name.replace(' ', '-')}.json"
+        request_hash = hash_json({"step": name, "densityclip": __version__, "request": request})
+        done = state.is_file() and read_json(state, "densityclip study").get("request_hash") == request_hash
+        if not (done and all(path.exists() for path in outputs)):
+            with self.progress(name) as report:
+                run(report)
+            write_json(state, {"request_hash": request_hash})
+        return request_hash
+
+    def _cohort(self, name: str) -> Path:
+        """Exams and index of one cohort; returns the path of its index."""
+        cohort = self.study.cohorts[name]
+        source, table, folder = cohort.source, cohort.table, self.out / "cohorts" / name
+        request: Any = cohort.model_dump(mode="json")
+        if cohort.generate is not None:
+            exams = folder / "exams"
+            request = self._step(
+                f"phantom {name}", request, [exams / "site.json"], self._generator(cohort.generate, exams)
+            )
+            source, table = exams / "dicom", exams / "labels.csv"
+        assert source is not None
+        path = folder / steps.INDEX
+
+        def run(report: Callable[[int, int], None]) -> None:
+            steps.index(
+                source,
+                folder,
+                dataset=cohort.dataset,
+                table=table,
+                site=name if cohort.generate is None else None,
+                institution=cohort.institution,
+                workers=self.workers,
+                progress=report,
+            )
+
+        self._step(f"index {name}", request, [path], run)
+        return path
+
+    def _generator(self, generate: Generate, out: Path) -> Callable[[Callable[[int, int], None]], None]:
+        def run(report: Callable[[int, int], None]) -> None:
+            from densityclip.phantom.generate import generate as make
+
+            make(
+                out,
+                site=generate.site,
+                exams=generate.exams,
+                seed=generate.seed,
+                size=generate.size,
+                workers=self.workers,
+                progress=report,
+            )
+
+        return run
+
+    def _split(self, indexes: dict[str, Path]) -> Path:
+        path = self.out / "splits.parquet"
+        external = [name for name, cohort in self.study.cohorts.items() if cohort.role == "external"]
+        request = {name: hash_table(read_table(index, "index")) for name, index in indexes.items()}
+
+        def run(report: Callable[[int, int], None]) -> None:
+            steps.split(indexes, path, external=external, folds=self.study.folds, seed=self.study.split_seed)
+            report(1, 1)
+
+        self._step("split", [request, external, self.study.folds, self.study.split_seed], [path], run)
+        return path
+
+    def _prepare(self, name: str, index: Path) -> Path:
+        cache = self.out / "cohorts" / name / "cache"
+        request = [hash_table(read_table(index, "index")), self.recipe.to_dict()]
+        self._step(
+            f"prepare {name}",
+            request,
+            [cache / "images.npy"],
+            lambda report: _ignore(steps.prepare(index, cache, self.recipe, workers=self.workers, progress=report)),
+        )
+        return cache
+
+    def _foundation(self) -> Path:
+        if self.study.foundation.path is not None:
+            return self.study.foundation.path
+        folder, seed = self.out / "foundation", self.study.foundation.small_seed or 0
+
+        def run(report: Callable[[int, int], None]) -> None:
+            from densityclip.model.small import make_small_foundation
+
+            make_small_foundation(folder, seed=seed)
+            report(1, 1)
+
+        self._step("foundation", seed, [folder / "foundation.json"], run)
+        return folder
+
+    def _train(self, arm: str, caches: dict[str, Path], splits: Path, foundation: Path) -> Path:
+        """Train one arm on the internal cohorts; `fit` itself knows whether it is done, and resumes."""
+        internal = {name: cohort for name, cohort in self.study.cohorts.items() if cohort.role == "internal"}
+        data = {
+            "cohorts": {name: {"redistribute": cohort.redistribute} for name, cohort in internal.items()},
+            "redistribute": all(cohort.redistribute for cohort in internal.values()),
+        }
+        with self.progress(f"train {arm}") as report:
+            return steps.train(
+                [caches[name] for name in internal],
+                splits,
+                foundation,
+                self.out / "arms" / arm,
+                self.study.train_config(arm),
+                data=data,
+                progress=report,
+            )
+
+    def _predict(self, models: dict[str, Path], caches: dict[str, Path], splits: Path) -> pl.DataFrame:
+        parts = [
+            self._predict_one(arm, bundle, name, cache, splits)
+            for arm, bundle in models.items()
+            for name, cache in caches.items()
+        ]
+        table = pl.concat(parts)
+        steps.write_predictions(table, self.out)
+        return table
+
+    def _predict_one(self, arm: str, bundle: Path, name: str, cache: Path, splits: Path) -> pl.DataFrame:
+        path = self.out / "arms" / arm / f"predictions-{name}.parquet"
+        request = [hash_file(bundle / "provenance.json"), hash_file(cache / "rows.parquet"), hash_file(splits)]
+
+        def run(report: Callable[[int, int], None]) -> None:
+            table = steps.predict_cache(cache, bundle, splits=read_table(splits, "splits"), arm=arm, progress=report)
+            write_table(table, path, "predictions")
+
+        self._step(f"predict {arm} {name}", request, [path], run)
+        return read_table(path, "predictions")
+
+    def _evaluate(self, predictions: pl.DataFrame) -> dict[str, Any]:
+        settings = self.study.evaluation
+        self._step(
+            "evaluate",
+            [hash_table(predictions), settings.model_dump()],
+            [self.out / steps.METRICS],
+            lambda report: _ignore(
+                steps.evaluate(predictions, self.out, resamples=settings.resamples, seed=settings.seed, progress=report)
+            ),
+        )
+        metrics: dict[str, Any] = read_json(self.out / steps.METRICS, "densityclip evaluate")
+        return metrics
+
+    def _explain(self, arm: str, bundle: Path, indexes: dict[str, Path], predictions: pl.DataFrame) -> list[Path]:
+        """Maps of one arm on each cohort; returns the folders."""
+        mine = predictions.filter(pl.col("arm") == arm)
+        folders = [self._explain_one(arm, bundle, name, index, mine) for name, index in indexes.items()]
+        return [folder for folder in folders if folder is not None]
+
+    def _explain_one(self, arm: str, bundle: Path, name: str, index: Path, predictions: pl.DataFrame) -> Path | None:
+        folder = self.out / "arms" / arm / "maps" / name
+        chosen = steps.choose_images(read_table(index, "index"), predictions, self.study.explain.images_per_cell)
+        truth = self.out / "cohorts" / name / "exams" / "truth"
+        if chosen.is_empty():
+            return None
+
+        def run(report: Callable[[int, int], None]) -> None:
+            from densityclip.inference.predictor import Predictor
+            from densityclip.model.bundle import load_bundle
+
+            steps.explain(
+                chosen,
+                Predictor(load_bundle(bundle)),
+                folder,
+                truth=truth if truth.is_dir() else None,
+                sheet=f"GradCAM of the expected density; model {arm}, cohort {name}",
+                progress=report,
+            )
+
+        request = [hash_table(chosen), hash_file(bundle / "provenance.json")]
+        self._step(f"explain {arm} {name}", request, [folder / "explain.json"], run)
+        return folder
+
+    def _report(
+        self,
+        indexes: dict[str, Path],
+        models: dict[str, Path],
+        metrics: dict[str, Any],
+        maps: dict[str, list[Path]],
+    ) -> Path:
+        from densityclip.report.study_report import Sheet, write_study_report
+
+        sheets = [
+            Sheet(
+                title=f"Model {arm}, cohort {folder.name}",
+                caption=_map_caption(folder),
+                png=(folder / "sheet.png").read_bytes(),
+            )
+            for arm, folders in maps.items()
+            for folder in folders
+        ]
+        trainings = {arm: pl.read_csv(self.out / "arms" / arm / "training.csv") for arm in models}
+        audits = {name: read_json(index.parent / "audit.json", "densityclip index") for name, index in indexes.items()}
+        with self.progress("report") as report:
+            path = write_study_report(
+                self.out / "report.html",
+                study=self._described(),
+                metrics=metrics,
+                trainings=trainings,
+                sheets=sheets,
+                audits=audits,
+                provenance=self._provenance(models),
+            )
+            report(1, 1)
+        return path
+
+    def _described(self) -> dict[str, Any]:
+        """What the report says of the study."""
+        study = self.study
+        notes = {}
+        for name, cohort in study.cohorts.items():
+            if cohort.generate is not None:
+                site = read_json(self.out / "cohorts" / name / "exams" / "site.json", "densityclip phantom")
+                notes[name] = site["class_mix_note"]
+        return {
+            "name": study.name,
+            "title": study.title,
+            "generated": study.generated,
+            "class_mix_notes": notes,
+            "arms": {arm: self._arm_sentence(arm) for arm in study.arms},
+            "primary": study.primary.model_dump()
+            | {"part": "test" if study.cohorts[study.primary.cohort].role == "internal" else "external"},
+        }
+
+    def _arm_sentence(self, arm: str) -> str:
+        config = self.study.train_config(arm)
+        return (
+            f"trained on {', '.join(config.modalities)}: {config.steps} steps of {config.batch_size} images, "
+            f"{config.class_weights} class weights, {config.modality_weights} modality weights, seed {config.seed}"
+        )
+
+    def _provenance(self, models: dict[str, Path]) -> dict[str, Any]:
+        bundles = {arm: read_json(bundle / "provenance.json", "densityclip train") for arm, bundle in models.items()}
+        return {
+            "densityclip": __version__,
+            "git_revision": git_revision(),
+            "study": hash_json(self.study.model_dump(mode="json")),
+            "recipe": self.recipe.to_dict() | {"hash": self.recipe.recipe_hash},
+            "models": {
+                arm: {
+                    "weights_sha256": content["hashes"]["open_clip_model.safetensors"],
+                    "selected": content["selected"],
+                    "data": content["data"],
+                }
+                for arm, content in bundles.items()
+            },
+        }
+
+
+def _ignore(_: Any) -> None:
+    """A step's result is its files."""
+
+
+def _map_caption(folder: Path) -> str:
+    """What the figures about a cohort's maps say, in a sentence per modality."""
+    summary = read_json(folder / "explain.json", "densityclip explain")
+    figures = {(row["modality"], row["figure"]): row for row in summary["figures"]}
+    sentences = []
+    for modality in sorted({modality for modality, _ in figures}):
+        inside, share = figures[modality, "energy_inside"], figures[modality, "breast_share"]
+        text = (
+            f"{modality} (n={inside['images']} images): {100 * inside['mean']:.0f}% of the heat lies inside "
+            f"the breast, which covers {100 * share['mean']:.0f}% of the canvas"
+        )
+        if (modality, "gland_auc") in figures:
+            gland, grey = figures[modality, "gland_auc"], figures[modality, "brightness_auc"]
+            text += (
+                f"; agreement with the known fibroglandular tissue AUC {_with_interval(gland)}, "
+                f"the image's own brightness {_with_interval(grey)}"
+            )
+        sentences.append(text + ".")
+    return " ".join(sentences)
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    if row["low"] is None:
+        return f"{row['mean']:.2f}"
+    return f"{row['mean']:.2f} ({row['low']:.2f} to {row['high']:.2f})"

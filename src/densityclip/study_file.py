@@ -1,0 +1,277 @@
+"""What a study file says: cohorts, arms, one primary question. Parsed with every problem named at once."""
+
+import importlib.resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from densityclip.errors import UserError
+from densityclip.imaging.recipe import Recipe
+from densityclip.training.config import TrainConfig
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generate(_Strict):
+    """Exams to generate for a cohort.
+
+    Attributes:
+        site: A site of `densityclip.phantom.sites`.
+        exams: Number of exams, one a patient.
+        seed: Of everything about them.
+        size: Rows of a DM image.
+    """
+
+    site: str
+    exams: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    size: int = Field(default=288, ge=64)
+
+
+class Cohort(_Strict):
+    """Where the exams of one cohort come from, and what they may be used for.
+
+    Attributes:
+        role: `internal` exams are split; `external` ones are only scored.
+        generate: Generate the exams, or
+        source: take them from this folder,
+        dataset: which is laid out so,
+        table: with labels in this file.
+        institution: Two cohorts of one institution may share patients that no id shows.
+        redistribute: Whether images, ids and what is derived from them may leave the house.
+    """
+
+    role: Literal["internal", "external"]
+    generate: Generate | None = None
+    source: Path | None = None
+    dataset: Literal["dicom"] = "dicom"
+    table: Path | None = None
+    institution: str | None = None
+    redistribute: bool = True
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Cohort":
+        if (self.generate is None) == (self.source is None):
+            raise ValueError("give either `generate` or `source`")
+        return self
+
+
+class Foundation(_Strict):
+    """The model to adapt: a folder, or the small stand-in with random weights.
+
+    Attributes:
+        path: A model folder of BiomedCLIP's format.
+        small_seed: Seed of the small stand-in's weights.
+    """
+
+    path: Path | None = None
+    small_seed: int | None = None
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "Foundation":
+        if (self.path is None) == (self.small_seed is None):
+            raise ValueError("give either `path` or `small_seed`")
+        return self
+
+
+class Arm(_Strict):
+    """One training recipe.
+
+    Attributes:
+        modalities: Modalities trained on.
+    """
+
+    modalities: tuple[str, ...]
+
+
+class Primary(_Strict):
+    """The one question, written down before anything is trained.
+
+    Attributes:
+        metric: A metric of `densityclip.evaluation`.
+        level: `image`, `breast` or `exam`.
+        modality: Modality of the test images, or `all`.
+        cohort: The cohort whose test or external part answers it.
+        contrast: Two arms; the difference is first minus second.
+    """
+
+    metric: str = "macro_auc"
+    level: Literal["image", "breast", "exam"] = "image"
+    modality: str = "all"
+    cohort: str
+    contrast: tuple[str, str]
+
+
+class Evaluation(_Strict):
+    """How figures get their intervals.
+
+    Attributes:
+        resamples: Bootstrap resamples over patients.
+        seed: Of the resampling.
+    """
+
+    resamples: int = Field(default=1000, ge=100)
+    seed: int = Field(default=0, ge=0)
+
+
+class Explain(_Strict):
+    """Which maps the report shows.
+
+    Attributes:
+        arms: Arms whose maps are drawn.
+        images_per_cell: Scored images drawn per cohort, modality and category.
+    """
+
+    arms: tuple[str, ...]
+    images_per_cell: int = Field(default=1, ge=1)
+
+
+class Study(_Strict):
+    """A whole study; every key has one place and unknown keys are errors.
+
+    Attributes:
+        name: Short name, for folders and titles.
+        title: The report's title.
+        cohorts: Exams by name.
+        recipe: How images are prepared (keys of `Recipe`).
+        foundation: The model to adapt.
+        folds: Number of folds.
+        split_seed: Seed of the split.
+        arms: Training recipes by name.
+        training: Settings shared by all arms (keys of `TrainConfig` but `modalities`).
+        primary: The primary question.
+        evaluation: Intervals.
+        explain: Maps.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str
+    cohorts: dict[str, Cohort]
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    foundation: Foundation
+    folds: Literal[1] = 1
+    split_seed: int = 0
+    arms: dict[str, Arm]
+    training: dict[str, Any] = Field(default_factory=dict)
+    primary: Primary
+    evaluation: Evaluation = Evaluation()
+    explain: Explain
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        problems = []
+        if not any(cohort.role == "internal" for cohort in self.cohorts.values()):
+            problems.append("no cohort is internal, so nothing can be trained")
+        if self.primary.cohort not in self.cohorts:
+            problems.append(f"primary.cohort {self.primary.cohort!r} is not among the cohorts")
+        named = (*self.primary.contrast, *self.explain.arms)
+        problems += [f"arm {name!r} is named but not described" for name in named if name not in self.arms]
+        if "modalities" in self.training:
+            problems.append("modalities belong to the arms, not to `training`")
+        if problems:
+            raise ValueError("; ".join(problems))
+        Recipe.from_dict(Recipe().to_dict() | self.recipe)
+        for name in self.arms:
+            self.train_config(name)
+        return self
+
+    def train_config(self, arm: str) -> TrainConfig:
+        """The settings of one arm's training."""
+        return TrainConfig(**self.training, modalities=self.arms[arm].modalities)
+
+    @property
+    def generated(self) -> bool:
+        """Whether every exam is generated."""
+        return all(cohort.generate is not None for cohort in self.cohorts.values())
+
+
+def read_study(path: Path) -> Study:
+    """Read a study file, all of its problems named at once.
+
+    Raises:
+        UserError: The file is missing, is not YAML, or does not describe a study.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} does not exist", "give a study file; `densityclip demo` shows a complete one"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not readable YAML", "mend it, or start from a study file that ships") from error
+    return parse_study(content, str(path))
+
+
+def parse_study(content: Any, name: str) -> Study:
+    """A study from the content of a study file.
+
+    Raises:
+        UserError: A key is unknown or missing, or a value is wrong.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{name} holds no settings", "start from a study file that ships")
+    try:
+        return Study(**content)
+    except ValidationError as error:
+        raise UserError(f"{name}: {validation_problems(error)}", "mend these keys") from error
+
+
+def validation_problems(error: ValidationError) -> str:
+    """All problems that pydantic found, in one line."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )
+
+
+def shipped_study(name: str) -> Study:
+    """A study file that ships with the package, such as `demo`."""
+    text = importlib.resources.files("densityclip").joinpath("studies", f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_study(yaml.safe_load(text), f"{name}.yaml")
+
+
+def plan(study: Study) -> list[tuple[str, str]]:
+    """The steps of a study in their order, each with what it does."""
+    lines = []
+    for name, cohort in study.cohorts.items():
+        if cohort.generate is not None:
+            lines.append((f"phantom {name}", f"{cohort.generate.exams} exams of site {cohort.generate.site}"))
+        lines.append((f"index {name}", f"{cohort.role} cohort"))
+        lines.append((f"prepare {name}", "pixels to the cache"))
+    lines.append(("split", "patients to parts"))
+    for name in study.arms:
+        config = study.train_config(name)
+        lines.append((f"train {name}", f"{', '.join(config.modalities)}; {config.steps} steps of {config.batch_size}"))
+    lines += [(f"predict {arm} {name}", "every image") for arm in study.arms for name in study.cohorts]
+    lines.append(("evaluate", f"{study.evaluation.resamples} resamples over patients"))
+    lines += [(f"explain {arm}", "maps") for arm in study.explain.arms]
+    lines.append(("report", "report.html"))
+    return lines
+
+
+def read_train_config(path: Path | None, overrides: list[str]) -> TrainConfig:
+    """Training settings from a YAML file and `key=value` texts, the texts going first.
+
+    Raises:
+        UserError: The file is not YAML, or a key or value is wrong; all problems are named.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{path} is not readable YAML", "mend it, or give settings with --set") from error
+    for text in overrides:
+        name, equals, value = text.removeprefix("train.").partition("=")
+        if not equals:
+            raise UserError(f"--set {text} has no value", "write it as --set key=value")
+        content[name] = yaml.safe_load(value)
+    try:
+        return TrainConfig(**content)
+    except ValidationError as error:
+        known = ", ".join(TrainConfig.model_fields)
+        raise UserError(f"training settings: {validation_problems(error)}", f"the keys are {known}") from error

@@ -1,0 +1,74 @@
+"""What a command shows while it works: a progress bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+Report = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """Show how far a piece of work is, on standard error, so that standard output stays for results.
+
+    Yields:
+        A function to call with (done, total).
+    """
+    if not sys.stderr.isatty():
+        yield _plain_lines(title)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_lines(title: str) -> Report:
+    """A line at every tenth of the work."""
+    last = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        tenth = 10 * done // max(1, total)
+        if tenth > last:
+            last = tenth
+            sys.stderr.write(f"{title}: {done} of {total}\n")
+            sys.stderr.flush()
+
+    return report
+
+
+def say(text: str) -> None:
+    """Write a line of result to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table to standard output; its width follows the content, so that nothing is cut in a log file."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, soft_wrap=not sys.stdout.isatty()).print(table)
