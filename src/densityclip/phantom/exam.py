@@ -102,7 +102,7 @@ def view_images(
     gland = slabs.sum(axis=0)[: grid.rows, : grid.columns]
     breast = anatomy.breast[: grid.rows, : grid.columns]
     truth = _truth(anatomy, gland, grid)
-    small_gland, small_breast = _smaller(gland), _smaller(breast.astype(np.float32)) > 0.5
+    small_gland, small_breast = _smaller(gland), _smaller(breast.astype(np.float32)) > 0.4
     for modality, values in _signals(tissue, grid, look, site, seed, woman, side, view):
         full = modality == "DM"
         mask = breast if full else small_breast

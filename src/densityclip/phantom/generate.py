@@ -23,12 +23,13 @@ from densityclip.phantom.dicom_objects import ExamIdentity, identify, sop_uid, t
 from densityclip.phantom.exam import GeneratedImage, ViewTruth, exam_images, make_grid
 from densityclip.phantom.population import Woman, draw_woman
 from densityclip.phantom.sites import SITES, Site
+from densityclip.records import GENERATED_LABEL
 
 logger = logging.getLogger(__name__)
 
 LABEL_COLUMNS = (
-    "patient_id", "accession_number", "study_uid", "laterality", "density", "age", "race", "site",
-    "institution", "machine",
+    "patient_id", "accession_number", "study_uid", "laterality", "density", "density_source", "age", "race",
+    "site", "institution", "machine",
 )  # fmt: skip
 TRUTH_COLUMNS = (
     "patient_id", "study_uid", "laterality", "fraction_with_skin", "fraction_without_skin", "category", "label",
@@ -96,6 +97,7 @@ def generate(
                 progress(done, exams)
     except OSError as error:
         raise disk_error(error, out / "dicom") from error
+    shutil.rmtree(out / ".partial", ignore_errors=True)
     write_text(out / "labels.csv", _csv(rows, LABEL_COLUMNS))
     write_text(out / "truth.csv", _csv(rows, TRUTH_COLUMNS))
     write_json(out / "site.json", _summary(SITES[site], rows, exams=exams, images=images, seed=seed, size=size))
@@ -212,6 +214,7 @@ def _breast_row(woman: Woman, identity: ExamIdentity, side: int, truths: list[Vi
         "study_uid": identity.study_uid,
         "laterality": "LR"[side],
         "density": woman.labels[side],
+        "density_source": GENERATED_LABEL,
         "age": woman.age,
         "race": woman.race or "",
         "site": identity.site.name,

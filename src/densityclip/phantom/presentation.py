@@ -14,7 +14,7 @@ _TOP = 2**BITS_STORED - 1
 _TISSUE_FROM, _TISSUE_TO = 260, 3900
 # Signal that fixed processing shows as black and as white, in the units that xray.py returns: optical path above most
 # of the fat for DM, 1/mm for slices and synthesized images. Set once from 60 generated women of the internal site.
-_RANGES = {"DM": (0.05, 1.00), "s2D": (-0.004, 0.026), "DBT": (-0.008, 0.022)}
+_RANGES = {"DM": (-0.12, 1.00), "s2D": (-0.004, 0.026), "DBT": (-0.008, 0.022)}
 
 _GLYPHS = {
     "L": ("1....", "1....", "1....", "1....", "1....", "1....", "11111"),
@@ -72,7 +72,7 @@ def _grey(values: NDArray[np.float32], breast: NDArray[np.bool_], kind: str, loo
     inside = values[..., breast].ravel()[::7]
     own_low, own_high = np.percentile(inside, [3.0, 99.7])
     # The dense end is spared from saturation, and a fatty breast is not stretched until it looks dense.
-    own_high = max(own_high, low + 0.55 * (high - low))
+    own_high = max(own_high, low + 0.75 * (high - low))
     high = max((1 - look.adaptive) * high + look.adaptive * own_high, 0.92 * own_high)
     low = (1 - look.adaptive) * low + look.adaptive * min(own_low, low + 0.15 * (high - low))
     return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1) ** np.float32(look.gamma)

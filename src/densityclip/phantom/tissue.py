@@ -83,8 +83,10 @@ def fill_gland(anatomy: Anatomy, fraction: float, traits: Traits, grid: Grid, rn
     # The level came from a sample of voxels; a small stretch makes the volume exact and keeps every voxel in [0, room].
     have = _seen(gland, grid)
     if have >= wanted:
-        return np.asarray(gland * np.float32(wanted / have), dtype=np.float32)
-    return gland + (room - gland) * np.float32((wanted - have) / (free - have))
+        exact = gland * np.float32(wanted / have)
+    else:
+        exact = gland + (room - gland) * np.float32((wanted - have) / (free - have))
+    return np.asarray(exact, dtype=np.float32)
 
 
 def _seen(volume: Volume, grid: Grid) -> float:

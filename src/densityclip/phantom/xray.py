@@ -90,7 +90,7 @@ def digital_mammogram(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Gen
     return excess + look.detail_gain * detail + look.noise * grain
 
 
-def _tomo_filter(grid: Grid, slab_mm: float, look: Look, rows: int, columns: int) -> Image:
+def _tomo_filter(grid: Grid, slab_mm: float, look: Look, rows: int, columns: int) -> NDArray[np.complex64]:
     """Transfer of a filtered backprojection over a narrow arc, on the smaller grid of the slices.
 
     The tube travels along the rows, so a frequency is measured only where |kz| is below |ky| tan(half the sweep):
@@ -99,14 +99,17 @@ def _tomo_filter(grid: Grid, slab_mm: float, look: Look, rows: int, columns: int
     """
     pitch = grid.pitch_mm / TOMO_SCALE
     kz = np.abs(fft.fftfreq(SLABS, slab_mm)).astype(np.float32)[:, None, None]
-    ky = np.abs(fft.fftfreq(rows, pitch)).astype(np.float32)[None, :, None]
+    signed_ky = fft.fftfreq(rows, pitch).astype(np.float32)[None, :, None]
+    ky = np.abs(signed_ky)
     kx = fft.rfftfreq(columns, pitch).astype(np.float32)[None, None, :]
     reach = np.float32(np.tan(np.radians(look.tomo_degrees / 2))) * ky + np.float32(0.35 / (SLABS * slab_mm))
     wedge = 1 / (1 + (kz / reach) ** 4)
     ramp = 0.45 + 0.55 * np.minimum(ky / 0.10, 1.0)
     nyquist = 0.5 / pitch
     hann = 0.5 * (1 + np.cos(np.pi * np.minimum(np.sqrt(ky * ky + kx * kx) / nyquist, 1.0)))
-    return (wedge * ramp * hann**0.6).astype(np.float32)
+    # Fewer samples of a spectrum keep the first pixel's centre; the larger pixels' centres lie a little further on.
+    shift = np.exp(2j * np.pi * (signed_ky + kx) * (pitch - grid.pitch_mm) / 2)
+    return (wedge * ramp * hann**0.6 * shift).astype(np.complex64)
 
 
 def _shrink(spectrum: NDArray[np.complex64], rows: int, columns: int, full_columns: int) -> NDArray[np.complex64]:
@@ -114,7 +117,8 @@ def _shrink(spectrum: NDArray[np.complex64], rows: int, columns: int, full_colum
     full_rows = spectrum.shape[1]
     half = rows // 2
     kept = np.concatenate([spectrum[:, : rows - half], spectrum[:, full_rows - half :]], axis=1)
-    return kept[:, :, : columns // 2 + 1] * np.float32(rows * columns / (full_rows * full_columns))
+    scaled = kept[:, :, : columns // 2 + 1] * np.float32(rows * columns / (full_rows * full_columns))
+    return np.asarray(scaled, dtype=np.complex64)
 
 
 def tomosynthesis(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Generator) -> Image:
@@ -133,8 +137,8 @@ def tomosynthesis(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Generat
     spectrum = _shrink(fft.rfftn(volume), rows, columns, grid.field_columns)
     noise = rng.standard_normal((*spectrum.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
     scale = 2.2e-3 * (look.noise / 0.012) * np.sqrt(SLABS * rows * columns / 2)
-    spectrum = (spectrum + np.float32(scale) * noise) * _tomo_filter(grid, tissue.slab_mm, look, rows, columns)
-    return fft.irfftn(spectrum, s=(SLABS, rows, columns), overwrite_x=True)
+    noisy = (spectrum + np.float32(scale) * noise) * _tomo_filter(grid, tissue.slab_mm, look, rows, columns)
+    return fft.irfftn(noisy, s=(SLABS, rows, columns), overwrite_x=True)
 
 
 def synthesized(slices: Image, look: Look) -> Image:
