@@ -128,7 +128,7 @@ def _read_headers(files: Sequence[Path], workers: int) -> Iterator[tuple[Path, H
         yield from zip(files, chain.from_iterable(pool.map(_headers_of, chunks)), strict=True)
 
 
-def _headers_of(files: list[Path]) -> list[HeaderFacts | Refused]:
+def _headers_of(files: Sequence[Path]) -> list[HeaderFacts | Refused]:
     read: list[HeaderFacts | Refused] = []
     for path in files:
         try:
