@@ -90,11 +90,15 @@ class FrameReader:
         return self._tables[index]
 
     def _decode(self, index: int) -> NDArray[Any]:
+        # Left alone, pydicom masks what lies above BitsStored, and a wrong BitsStored folds bright tissue into black.
+        # Signed values need its sign extension, and old overlays really lie in those bits.
+        overlay = any((group, 0x0102) in self.dataset for group in range(0x6000, 0x6020, 2))
+        options: dict[str, Any] = {"raw": True, "correct_unused_bits": self.values.signed or overlay}
         try:
             with quiet():
                 if self.syntax == DeflatedExplicitVRLittleEndian:
-                    return pixel_array(pydicom.dcmread(self.path, force=True), index=index, raw=True)
-                return pixel_array(self.path, index=index, raw=True, transfer_syntax_uid=self.syntax)
+                    return pixel_array(pydicom.dcmread(self.path, force=True), index=index, **options)
+                return pixel_array(self.path, index=index, transfer_syntax_uid=self.syntax, **options)
         except _DECODE_ERRORS as error:
             if "less than expected" in str(error) or "number of bytes" in str(error):
                 raise Refused(Reason.TRUNCATED) from error
