@@ -47,6 +47,10 @@ def test_training_curves_survive_nan_and_unknown_names():
     assert training_figure({"a": table}).startswith(b"<?xml")
 
 
+def test_an_arm_keeps_its_colour_in_any_order():
+    assert arm_colours(["single", "multi"]) == arm_colours(["multi", "single"])
+
+
 def test_no_colour_stands_for_two_things():
     arms = arm_colours([f"arm{k}" for k in range(6)])
     both = [*arms.values(), *MODALITY_COLOURS.values()]

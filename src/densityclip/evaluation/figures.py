@@ -26,8 +26,8 @@ INK, MUTED, GRID = "#1c2733", "#5c6b7a", "#dfe5ea"
 
 
 def arm_colours(arms: Sequence[str]) -> dict[str, str]:
-    """A fixed colour per arm, by the order given."""
-    return {arm: ARM_COLOURS[k % len(ARM_COLOURS)] for k, arm in enumerate(arms)}
+    """A fixed colour per arm: by name, so that an arm keeps its colour in whatever order a page shows the arms."""
+    return {arm: ARM_COLOURS[k % len(ARM_COLOURS)] for k, arm in enumerate(sorted(arms))}
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], *, image_format: Format = "svg") -> bytes:
@@ -118,7 +118,7 @@ def dot_figure(
 
     Args:
         dots: In the order of the rows, from the top.
-        arms: In the order of colours.
+        arms: In the order shown.
         metric_names: Panels, keys of `METRICS`.
         image_format: `svg` or `png`.
     """
