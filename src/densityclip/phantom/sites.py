@@ -1,4 +1,11 @@
-"""The invented sites: who comes there, on which machines, and how their images look."""
+"""The invented sites: who comes there, on which machines, and how their images look.
+
+- `internal`: DM, s2D and DBT of the reference population.
+- `rsna-like`: shaped after a public DM-only collection: older women, other vendors, some images stored MONOCHROME1.
+  That collection's headers are stripped and only its table says view and side; here the headers are not yet stripped.
+- `embed-like`: shaped after a public collection with DM, s2D and DBT and several race groups: younger women, denser
+  breasts, and synthesized images stored as one-frame tomosynthesis objects.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -198,8 +205,6 @@ INTERNAL = Site(
     s2d_form="digital",
 )
 
-# Shaped after a public DM-only collection: older women, other vendors, some images stored inverted. That
-# collection's headers are stripped and its table says view and side; here the headers still say so.
 RSNA_LIKE = Site(
     name="rsna-like",
     code="RSL",
@@ -217,7 +222,6 @@ RSNA_LIKE = Site(
     s2d_form="digital",
 )
 
-# Shaped after a public collection with DM, s2D and DBT and several race groups: younger women, denser breasts.
 EMBED_LIKE = Site(
     name="embed-like",
     code="EML",
