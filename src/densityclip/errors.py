@@ -23,7 +23,3 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
         # Exceptions are pickled by their message alone; one that comes back from a worker must be whole.
         return type(self), (self.fact, self.next_step)
-
-    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
-        """Let the error come back from a worker process: the default would rebuild it from the message alone."""
-        return type(self), (self.fact, self.next_step)

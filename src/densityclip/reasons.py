@@ -64,7 +64,3 @@ class Refused(Exception):
     def __reduce__(self) -> tuple[type["Refused"], tuple[Reason, str]]:
         # Exceptions are pickled by their message alone; one that comes back from a worker must be whole.
         return type(self), (self.reason, self.detail)
-
-    def __reduce__(self) -> tuple[type["Refused"], tuple[Reason, str]]:
-        """Let the refusal come back from a worker process: the default would rebuild it from the message alone."""
-        return type(self), (self.reason, self.detail)
