@@ -168,8 +168,8 @@ def _check_is_breast(mask: NDArray[np.bool_]) -> None:
     share = float(mask.mean())
     if share < 0.03:
         raise Refused(Reason.NO_BREAST, f"the largest bright body covers {share:.1%} of the image")
-    if share > 0.97:
-        raise Refused(Reason.NO_BREAST, "nothing in the image is air")
+    if _fills_its_box(mask):
+        raise Refused(Reason.NO_BREAST, "the largest bright body does not taper as a breast does")
     box = mask[np.ix_(mask.any(axis=1), mask.any(axis=0))]
     if min(box.shape) < 0.08 * min(mask.shape) or box.mean() < 0.3:
         raise Refused(Reason.NO_BREAST, "the largest bright body is no breast in shape")

@@ -79,7 +79,9 @@ def prepare_pixels(
         geometry.top : geometry.top + geometry.scaled_rows, geometry.left : geometry.left + geometry.scaled_columns
     ]
     canvas_mask[covered] = inside
-    canvas_pixels[canvas_mask] = _quantised(values[inside], recipe)
+    low, high = _range(values[_core(inside)], recipe)
+    scaled = np.clip((values[inside] - np.float32(low)) / np.float32(high - low), 0, 1)
+    canvas_pixels[canvas_mask] = np.rint(scaled * np.float32(255)).astype(np.uint8)
     return Prepared(pixels=canvas_pixels, mask=canvas_mask, geometry=geometry, slice_index=slice_index)
 
 
@@ -140,11 +142,19 @@ def _resample(
     return values, inside
 
 
-def _quantised(values: NDArray[np.float32], recipe: Recipe) -> NDArray[np.uint8]:
-    low, high = 0.0, 1.0
-    if recipe.intensity == "breast-percentile":
-        low, high = (float(level) for level in np.percentile(values, (recipe.low_percentile, recipe.high_percentile)))
-    if values.size == 0 or high <= low:
+def _core(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    # The rim mixes tissue with air; the grey levels are taken from the pixels whose neighbours are breast too.
+    wide = np.pad(inside, 1, mode="edge")
+    core = inside & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+    return core if core.any() else inside
+
+
+def _range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
+    if values.size == 0 or float(values.max()) - float(values.min()) < 1e-6:
         raise Refused(Reason.CONSTANT, "the breast has one grey level")
-    scaled = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    return np.rint(scaled * np.float32(255)).astype(np.uint8)
+    if recipe.intensity == "window":
+        return 0.0, 1.0
+    low, high = (float(level) for level in np.percentile(values, (recipe.low_percentile, recipe.high_percentile)))
+    if high <= low:
+        raise Refused(Reason.CONSTANT, "the breast has one grey level")
+    return low, high
