@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -274,6 +274,7 @@ def study(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
+    scale: Annotated[float, typer.Option(min=0.05, max=10, help="Share of the demo's exams and steps.")] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     workers: Workers = 2,
 ) -> None:
@@ -283,7 +284,7 @@ def demo(
     """
     from densityclip.study_file import shipped_study
 
-    _run_study(shipped_study("demo"), out, dry_run=dry_run, workers=workers)
+    _run_study(shipped_study("demo").scaled(scale), out, dry_run=dry_run, workers=workers)
 
 
 def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int) -> None:
@@ -303,7 +304,7 @@ def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int) ->
     terminal.say(f"The report is {page}.")
 
 
-def _show_metrics(metrics: dict) -> None:  # type: ignore[type-arg]
+def _show_metrics(metrics: dict[str, Any]) -> None:
     from densityclip import terminal
     from densityclip.report.tables import result_table
 

@@ -183,6 +183,21 @@ class Study(_Strict):
         """The settings of one arm's training."""
         return TrainConfig(**self.training, modalities=self.arms[arm].modalities)
 
+    def scaled(self, share: float) -> "Study":
+        """The same study with another number of generated exams and of steps; 1 leaves it as it is."""
+        if share == 1:
+            return self
+        content = self.model_dump(mode="json")
+        for cohort in content["cohorts"].values():
+            if cohort["generate"] is not None:
+                cohort["generate"]["exams"] = max(4, round(share * cohort["generate"]["exams"]))
+        training = content["training"]
+        every = training.get("validate_every", TrainConfig.model_fields["validate_every"].default)
+        steps = training.get("steps", TrainConfig.model_fields["steps"].default)
+        training["validate_every"] = max(1, round(min(1.0, share) * every))
+        training["steps"] = training["validate_every"] * max(1, round(share * steps / training["validate_every"]))
+        return Study(**content)
+
     @property
     def generated(self) -> bool:
         """Whether every exam is generated."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def map_images(
         names = [image.row["modality"]] * len(image.prepared)
         pixels = torch.from_numpy(np.stack([prepared.pixels for prepared in image.prepared])).to(predictor.device)
         tokens = token_maps(
-            lambda batch, names=names: classifier.from_normalised(batch, names),
-            classifier.visual.trunk,
+            partial(classifier.from_normalised, modalities=names),
+            classifier.visual.get_submodule("trunk"),
             normalise(pixels, classifier.preprocess),
             target,
         )
@@ -102,7 +103,8 @@ def write_overlay(item: ImageMap, folder: Path, scale_max: float, target: str = 
     row, geometry = item.row, item.geometry
     stem = file_stem(str(row["image_id"]))
     with atomic_path(folder / f"{stem}.npz") as temporary, temporary.open("wb") as handle:
-        np.savez_compressed(handle, tokens=item.tokens, **{f"geometry_{k}": v for k, v in geometry.as_row().items()})
+        place = {f"geometry_{name}": np.asarray(value) for name, value in geometry.as_row().items()}
+        np.savez_compressed(handle, allow_pickle=False, tokens=item.tokens, **place)
     label = " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name)) or "view not stated"
     modality = row["modality"] if row["modality"] != "unknown" else "modality not stated"
     picture = draw_overlay(

@@ -73,6 +73,9 @@ class DensityClassifier(nn.Module):
     ones, so that a modality not trained on, or not known, is never compared with words that the model has not seen.
     """
 
+    prompts: Tensor
+    visual: nn.Module
+
     def __init__(
         self, visual: nn.Module, embeddings: dict[str, Tensor], logit_scale: float, preprocess: dict[str, Any]
     ) -> None:

@@ -38,6 +38,9 @@ class ContrastiveTask(lightning.LightningModule):
         history: Rows of `training.csv`, kept in the checkpoint so that a resumed run has them once.
     """
 
+    caption_tokens: Tensor
+    class_weights: Tensor
+
     def __init__(
         self,
         foundation: Foundation,
@@ -97,7 +100,7 @@ class ContrastiveTask(lightning.LightningModule):
     def _record_step(self, loss: Tensor, losses: Tensor, modalities: Tensor) -> None:
         self.record("train/loss", float(loss))
         self.record("train/logit_scale", float(self.clip.logit_scale.exp()))
-        self.record("train/learning_rate", float(self.optimizers().param_groups[0]["lr"]))
+        self.record("train/learning_rate", float(self.trainer.optimizers[0].param_groups[0]["lr"]))
         weights = self.modality_weights.current().tolist()
         for index, name in enumerate(self.config.modalities):
             if bool((modalities == index).any()):

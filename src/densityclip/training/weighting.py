@@ -47,17 +47,13 @@ def bounded_mean_one(raw: Sequence[float], shares: Sequence[float], low: float, 
         high: Upper bound, above one.
 
     Returns:
-        `clip(s * raw, low, high)` for the one s that makes the mean one (found by bisection: the mean grows with s).
+        `clip(s * raw, low, high)` for the s that makes the mean one. The mean is piecewise linear in s and never
+        falls, with corners where a weight reaches a bound, so s lies by interpolation between two corners.
     """
     size, share = np.asarray(raw, dtype=float), np.asarray(shares, dtype=float)
-    below, above = low / size.max(), high / size.min()
-    for _ in range(60):
-        middle = (below + above) / 2
-        if float(share @ np.clip(middle * size, low, high)) < 1.0:
-            below = middle
-        else:
-            above = middle
-    return np.clip(above * size, low, high)
+    corners = np.sort(np.concatenate([low / size, high / size]))
+    means = np.clip(corners[:, None] * size, low, high) @ share
+    return np.clip(np.interp(1.0, means, corners) * size, low, high)
 
 
 class AdaptiveModalityWeights(nn.Module):
