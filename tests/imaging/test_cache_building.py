@@ -16,6 +16,7 @@ from breast_samples import drawn, index_of, write_dicom, write_png
 
 from densityclip.artifacts import read_table
 from densityclip.errors import UserError
+from densityclip.imaging import cache as cache_module
 from densityclip.imaging import plan
 from densityclip.imaging.cache import Cache, CacheSummary, build_cache, estimate
 from densityclip.imaging.geometry import Geometry
@@ -76,7 +77,10 @@ def test_a_bad_image_is_a_row_with_its_reason_and_the_rest_goes_on(built, index)
     assert set(index["image_id"]) == set(refused["image_id"]) | set(Cache.open(built).rows["image_id"])
 
 
-def test_two_workers_write_the_same_files_as_one(built, index, tmp_path) -> None:
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_two_workers_write_the_same_files_as_one(built, index, tmp_path, chunk, monkeypatch) -> None:
+    # With chunks of one there are more of them than are handed out ahead of the workers.
+    monkeypatch.setattr(cache_module, "_CHUNK", chunk)
     seen: list[tuple[int, int]] = []
     summary = build_cache(index, tmp_path / "c", RECIPE, workers=2, progress=lambda *numbers: seen.append(numbers))
     assert data_of(tmp_path / "c") == data_of(built)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,7 @@ def _prepare_all(plan: Plan, waiting: list[int], workers: int) -> Iterator[tuple
             running[pool.submit(_prepare_chunk, [plan.paths[image] for image in chunk], plan.recipe)] = chunk
 
         # A few chunks ahead of the workers, and no more: results are large and this process writes them.
-        for chunk, _ in zip(chunks, range(3 * workers), strict=False):
+        for chunk in islice(chunks, 3 * workers):
             submit(chunk)
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -288,6 +289,7 @@ def _prepare_one(path: Path, recipe: Recipe) -> Outcome:
 def _finish(
     plan: Plan, out: Path, done: dict[int, dict[str, Any]], identity: dict[str, str], resumed: int
 ) -> CacheSummary:
+    assert len(done) == len(plan.paths), "an image was neither prepared nor refused"
     refused = {image: done[image] for image in sorted(done) if "reason" in done[image]}
     if len(refused) == len(plan.paths):
         reasons = pl.Series([entry["reason"] for entry in refused.values()]).value_counts(sort=True)
