@@ -173,7 +173,7 @@ def predict_source(
     loaded = load_bundle(bundle)
     found, excluded = gather(source, workers=workers)
     predictor = Predictor(loaded)
-    images = image_table(_counted(predictor.predict_files(found), len(found), progress))
+    images = image_table(_counted(predictor.predict_files(found), len(found), progress), predictor.calibration)
     refused = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
     if refused:
         images = pl.concat([images, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
@@ -265,7 +265,7 @@ def explain(
     summary = {
         "method": "GradCAM",
         "layer": "the input of the last block's attention (its norm1)",
-        "target": "expected density",
+        "target": "density score: the four similarities weighted by their place on the scale",
         "scale_max": scale_max,
         "images": len(maps),
         "figures": _figure_summary(table),
@@ -403,5 +403,5 @@ def explain_source(source: Path, bundle: Path, out: Path, *, progress: Report = 
 
     predictor = Predictor(load_bundle(bundle))
     found, excluded = gather(source)
-    summary = explain(found, predictor, out, sheet="GradCAM of the expected density", progress=progress)
+    summary = explain(found, predictor, out, sheet="GradCAM of the density score", progress=progress)
     return summary, len(excluded) + len(found) - summary["images"]

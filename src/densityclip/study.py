@@ -229,7 +229,7 @@ class StudyRun:
                 Predictor(load_bundle(bundle)),
                 folder,
                 truth=truth if truth.is_dir() else None,
-                sheet=f"GradCAM of the expected density; model {arm}, cohort {name}",
+                sheet=f"GradCAM of the density score; model {arm}, cohort {name}",
                 progress=report,
             )
 

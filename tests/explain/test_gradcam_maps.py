@@ -65,8 +65,18 @@ def expected(logits: Tensor) -> Tensor:
     return (logits.softmax(1) * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum()
 
 
+def score_along(logits):
+    return (-1.5 * logits[:, 0] - 0.5 * logits[:, 1] + 0.5 * logits[:, 2] + 1.5 * logits[:, 3]).sum()
+
+
 @pytest.mark.parametrize(
-    "target, score", [("A", lambda x: x[:, 0].sum()), ("C", lambda x: x[:, 2].sum()), ("expected-density", expected)]
+    "target, score",
+    [
+        ("A", lambda x: x[:, 0].sum()),
+        ("C", lambda x: x[:, 2].sum()),
+        ("expected-density", expected),
+        ("density-score", score_along),
+    ],
 )
 def test_raw_map_equals_a_plain_backward_with_retained_gradients(small, target, score):
     reference = by_backward(small, score, small.trunk.blocks[-1].norm1)

@@ -132,7 +132,9 @@ def _scorable(predictions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
         labels = "the predictions have no labels" if set(left_out) == {"unlabelled"} else f"no row is left ({found})"
         raise UserError(labels, "give `densityclip predict` an index with densities, and test or external images")
     _check_values(images)
-    return images.sort("cohort", "part", "arm", "fold", "seed", "image_id"), left_out
+    # The internal test before the external sites: the order of every table and figure made from this.
+    internal_first = pl.col("part") == Part.EXTERNAL.value
+    return images.sort(internal_first, "cohort", "part", "arm", "fold", "seed", "image_id"), left_out
 
 
 def _check_ids(images: pl.DataFrame) -> None:

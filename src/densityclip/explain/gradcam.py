@@ -13,14 +13,18 @@ from densityclip.density import CATEGORIES, category_index
 from densityclip.errors import UserError
 
 EXPECTED_DENSITY = "expected-density"
-TARGETS: tuple[str, ...] = (EXPECTED_DENSITY, *CATEGORIES)
+# The four logits along the ordinal scale. The expected density runs through a softmax, and where the model is sure its
+# gradient is nil: maps of clear A and D images came out empty. This one stays linear in the similarities.
+DENSITY_SCORE = "density-score"
+_POSITIONS = (-1.5, -0.5, 0.5, 1.5)
+TARGETS: tuple[str, ...] = (DENSITY_SCORE, EXPECTED_DENSITY, *CATEGORIES)
 
 
 def token_maps(
     classify: Callable[[Tensor], Tensor],
     trunk: nn.Module,
     images: Tensor,
-    target: str = EXPECTED_DENSITY,
+    target: str = DENSITY_SCORE,
     *,
     signed: bool = False,
     layer: nn.Module | None = None,
@@ -31,7 +35,7 @@ def token_maps(
         classify: `[b, 3, h, w]` to logits `[b, 4]`, through `trunk`, with gradients left on.
         trunk: The image tower's timm VisionTransformer (`model.visual.trunk` in open_clip).
         images: `[b, 3, h, w]`, normalised as the tower expects.
-        target: One of `expected-density A B C D`.
+        target: One of `density-score expected-density A B C D`.
         signed: Keep what lowers the target as negative values; otherwise it is clamped at 0.
         layer: Where to read; the last block's `norm1` unless given.
 
@@ -128,7 +132,9 @@ def _leaf_at(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _score(logits: Tensor, target: str) -> Tensor:
-    """The batch's sum of what is explained: a logit, or the mean category on the scale 1 to 4."""
+    """The batch's sum of what is explained: a logit, the logits along the scale, or the mean category (1 to 4)."""
+    if target == DENSITY_SCORE:
+        return (logits.float() @ torch.tensor(_POSITIONS, device=logits.device)).sum()
     if target != EXPECTED_DENSITY:
         return logits[:, category_index(target)].sum()
     probabilities = logits.float().softmax(dim=1)

@@ -16,7 +16,7 @@ from densityclip.dicom.image_file import read_image_file
 from densityclip.dicom.pixels import read_frames
 from densityclip.explain.agreement import energy_inside, gland_auc
 from densityclip.explain.geometry import to_canvas, to_original, token_size_px
-from densityclip.explain.gradcam import EXPECTED_DENSITY, token_maps
+from densityclip.explain.gradcam import DENSITY_SCORE, EXPECTED_DENSITY, token_maps
 from densityclip.explain.overlay import Panel, contact_sheet, draw_overlay
 from densityclip.imaging.geometry import Geometry
 from densityclip.imaging.prepare import Prepared
@@ -24,7 +24,7 @@ from densityclip.inference.predictor import PredictedImage, Predictor
 from densityclip.probability.aggregate import softmax
 from densityclip.records import MODALITIES
 
-_TARGET_WORDS = {EXPECTED_DENSITY: "expected density"}
+TARGET_WORDS = {DENSITY_SCORE: "density score", EXPECTED_DENSITY: "expected density"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class ImageMap:
         row: The image's row of the index.
         shown: The prepared slice that stands for the image.
         tokens: `[grid rows, grid columns]`, raw scale.
-        probabilities: `[4]`, mean over slices.
+        probabilities: `[4]`, as predicted.
     """
 
     row: Mapping[str, Any]
@@ -50,14 +50,14 @@ class ImageMap:
 
 
 def map_images(
-    predictor: Predictor, images: Iterable[PredictedImage], target: str = EXPECTED_DENSITY
+    predictor: Predictor, images: Iterable[PredictedImage], target: str = DENSITY_SCORE
 ) -> Iterator[ImageMap]:
     """Token maps of predicted images; refused ones are passed over.
 
     Args:
         predictor: The model that predicted them.
         images: Of `Predictor.predict_files`.
-        target: One of `expected-density A B C D`.
+        target: One of `density-score expected-density A B C D`.
 
     Yields:
         One map an image.
@@ -79,7 +79,8 @@ def map_images(
             target,
         )
         middle = image.prepared[len(image.prepared) // 2]
-        yield ImageMap(image.row, middle, tokens.mean(axis=0), softmax(image.logits).mean(axis=0))
+        joined = np.log(softmax(image.logits).mean(axis=0, keepdims=True))
+        yield ImageMap(image.row, middle, tokens.mean(axis=0), predictor.calibration.apply(joined)[0])
 
 
 def display_image(path: Path, frame: int) -> NDArray[np.float32]:
@@ -94,7 +95,7 @@ def display_image(path: Path, frame: int) -> NDArray[np.float32]:
         return reader.frame(frame)
 
 
-def write_overlay(item: ImageMap, folder: Path, scale_max: float, target: str = EXPECTED_DENSITY) -> Path:
+def write_overlay(item: ImageMap, folder: Path, scale_max: float, target: str = DENSITY_SCORE) -> Path:
     """Draw one overlay and keep the raw map beside it.
 
     Returns:
@@ -111,7 +112,7 @@ def write_overlay(item: ImageMap, folder: Path, scale_max: float, target: str = 
         display_image(Path(row["path"]), item.shown.slice_index),
         to_original(item.tokens, geometry),
         scale_max,
-        title=(str(row["image_id"]), f"GradCAM of the {_TARGET_WORDS.get(target, f'category {target}')}"),
+        title=(str(row["image_id"]), f"GradCAM of the {TARGET_WORDS.get(target, f'category {target}')}"),
         label=f"{label}, {modality}",
         outline=breast_outline(item),
         probabilities=item.probabilities.tolist(),

@@ -40,6 +40,7 @@ _LINE = _CELL[1] + 56
 _BETWEEN = 20
 _ROW_LABEL = 158
 _BAR_ROOM = 150
+_NARROWEST = 960
 
 
 def draw_overlay(
@@ -315,7 +316,8 @@ class _Layout:
         for row in rows:
             tops.append(y)
             y += max(1, max(math.ceil(counts[row, column] / per_line) for column in columns)) * _LINE + _BETWEEN
-        width = x + _BAR_ROOM + _MARGIN
+        # A sheet of one column has a title and a page's width too.
+        width = max(x + _BAR_ROOM + _MARGIN, _NARROWEST)
         return cls(rows, per_line, top, tuple(lefts), tuple(tops), (width, y + _MARGIN - _BETWEEN))
 
 

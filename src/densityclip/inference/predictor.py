@@ -15,6 +15,7 @@ from densityclip.imaging.cache import Cache
 from densityclip.imaging.prepare import Prepared, prepare_file
 from densityclip.model.bundle import Bundle
 from densityclip.probability.aggregate import average_slices, fill_derived, softmax, to_level
+from densityclip.probability.calibrate import Calibration
 from densityclip.reasons import Refused
 from densityclip.records import Level, Status
 
@@ -49,6 +50,7 @@ class Predictor:
 
     Attributes:
         bundle: The bundle on disk.
+        calibration: What turns its logits into probabilities.
         classifier: Its image tower and class embeddings, on `device`.
         device: `cuda` where there is one, else `cpu`.
     """
@@ -59,6 +61,7 @@ class Predictor:
         self.bundle = bundle
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_size = batch_size
+        self.calibration = Calibration.from_dict(bundle.calibration)
         self.classifier: DensityClassifier = bundle.classifier().to(self.device)
 
     def logits(self, pixels: NDArray[np.uint8], modalities: Sequence[str | None]) -> NDArray[np.float64]:
@@ -134,15 +137,16 @@ class Predictor:
             parts.append(self.logits(cache.images[places[piece]], names[piece]))
             if progress is not None:
                 progress(min(start + self.batch_size, len(rows)), len(rows))
-        return images_from_slices(rows, np.concatenate(parts))
+        return images_from_slices(rows, np.concatenate(parts), self.calibration)
 
 
-def images_from_slices(rows: pl.DataFrame, logits: NDArray[np.float64]) -> pl.DataFrame:
+def images_from_slices(rows: pl.DataFrame, logits: NDArray[np.float64], calibration: Calibration) -> pl.DataFrame:
     """Slice rows with their logits to image-level predictions.
 
     Args:
         rows: Columns of the index, and `slice_index`.
         logits: `[rows, 4]`.
+        calibration: Applied to the images, after their slices were joined: that is where it was fitted.
 
     Returns:
         Schema `predictions`, level `image`.
@@ -158,11 +162,17 @@ def images_from_slices(rows: pl.DataFrame, logits: NDArray[np.float64]) -> pl.Da
         *(pl.Series(name, logits[:, k]) for k, name in enumerate(LOGITS)),
         *(pl.Series(name, probabilities[:, k]) for k, name in enumerate(PROBABILITIES)),
     )
-    return average_slices(conform(table, "predictions"))
+    images = average_slices(conform(table, "predictions"))
+    calibrated = calibration.apply(images.select(LOGITS).to_numpy())
+    return fill_derived(images.with_columns(pl.Series(name, calibrated[:, k]) for k, name in enumerate(PROBABILITIES)))
 
 
-def image_table(images: Iterable[PredictedImage]) -> pl.DataFrame:
+def image_table(images: Iterable[PredictedImage], calibration: Calibration) -> pl.DataFrame:
     """Image-level predictions of a stream, refused images included.
+
+    Args:
+        images: Of `Predictor.predict_files`.
+        calibration: Of the same predictor.
 
     Returns:
         Schema `predictions`, level `image`, in the order of the stream.
@@ -178,7 +188,7 @@ def image_table(images: Iterable[PredictedImage]) -> pl.DataFrame:
             logits.append(values)
     parts = [conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")] if refused else []
     if slices:
-        parts.append(images_from_slices(pl.DataFrame(slices, infer_schema_length=None), np.stack(logits)))
+        parts.append(images_from_slices(pl.DataFrame(slices, infer_schema_length=None), np.stack(logits), calibration))
     if not parts:
         return conform(pl.DataFrame(), "predictions")
     places = pl.DataFrame({"image_id": order, "_place": range(len(order))})

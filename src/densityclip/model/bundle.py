@@ -30,8 +30,6 @@ EMBEDDINGS = "class_embeddings.safetensors"
 CALIBRATION = "calibration.json"
 PROVENANCE = "provenance.json"
 
-UNCALIBRATED: dict[str, Any] = {"calibrated": False, "temperature": {"image": 1.0, "breast": 1.0, "exam": 1.0}}
-
 _HASHED = (CONFIG, SAFETENSORS, f"{TEXT_FOLDER}/config.json", RECIPE, PROMPTS, EMBEDDINGS, CALIBRATION)
 
 
@@ -43,7 +41,7 @@ class Bundle:
         folder: Where it lies.
         recipe: How an image must be prepared for it.
         prompts: The words it was trained with.
-        calibration: Temperatures per level, and whether they were fitted.
+        calibration: Content of `calibration.json`; `probability.calibrate` knows what it means.
         provenance: Versions, data summary, training prior, licence flags, hashes.
     """
 
@@ -84,6 +82,7 @@ def save_bundle(
     recipe: Recipe,
     prompts: Prompts,
     embeddings: Mapping[str, "Tensor"],
+    calibration: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
     """Write a bundle; `provenance.json` comes last, so a folder that has it is whole.
@@ -94,6 +93,7 @@ def save_bundle(
         recipe: How its training images were prepared.
         prompts: The words it was trained with.
         embeddings: Of `classifier.class_embeddings`.
+        calibration: What turns its logits into probabilities.
         provenance: `data`, `training` and so on; hashes and `logit_scale` are added here.
     """
     from safetensors.torch import save_file
@@ -102,7 +102,7 @@ def save_bundle(
     save_foundation(foundation, folder)
     write_json(folder / RECIPE, recipe.to_dict())
     write_json(folder / PROMPTS, prompts.to_dict())
-    write_json(folder / CALIBRATION, UNCALIBRATED)
+    write_json(folder / CALIBRATION, dict(calibration))
     with atomic_path(folder / EMBEDDINGS) as temporary:
         save_file({name: value.contiguous() for name, value in embeddings.items()}, temporary)
     write_json(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from densityclip.artifacts import atomic_path, git_revision, hash_file, hash_jso
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
+from densityclip.probability.calibrate import Calibration, fit_calibration, prior_shift
 from densityclip.records import GENERATED_LABEL, Part
 from densityclip.training.config import TrainConfig
 
@@ -76,12 +78,12 @@ def fit(
     bundle = out / BUNDLE
     if _begun_with(out, request) and (bundle / "provenance.json").is_file():
         return bundle
-    train, validation = _stores(caches, splits, config)
+    train, validation, calibration = _stores(caches, splits, config)
     task, foundation = _task(foundation_folder, config, train, validation, (recipe.height, recipe.width))
     write_json(out / REQUEST, request)
     _run(task, out, config, progress)
     _write_history(out, task.history)
-    _finish(task, foundation, bundle, recipe, request, data | _training_summary(train, config))
+    _finish(task, foundation, bundle, recipe, request, data | _training_summary(train, config), calibration)
     return bundle
 
 
@@ -104,28 +106,35 @@ def _begun_with(out: Path, request: dict[str, Any]) -> bool:
     return True
 
 
-def _stores(caches: Sequence[Cache], splits: pl.DataFrame, config: TrainConfig) -> tuple["ImageStore", "ImageStore"]:
+def _stores(
+    caches: Sequence[Cache], splits: pl.DataFrame, config: TrainConfig
+) -> tuple["ImageStore", "ImageStore", "ImageStore"]:
     from densityclip.training.batches import ImageStore
 
     if config.fold not in splits["fold"].to_list():
         raise UserError(f"the splits have no fold {config.fold}", "set fold to one of those in splits.parquet")
-    stores = []
-    for part in (Part.TRAIN, Part.VALIDATION):
-        store = ImageStore(caches, splits, part=part.value, fold=config.fold, modalities=config.modalities)
-        for index, name in enumerate(config.modalities):
-            labels = store.labels[store.modalities == index]
-            if len(labels) == 0:
-                raise UserError(
-                    f"the {part.value} part has no labelled {name} images",
-                    "set modalities to those that the caches hold, or add images",
-                )
-            if len(np.unique(labels)) < 2:
-                raise UserError(
-                    f"the {part.value} part has {name} images of one category only ({CATEGORIES[int(labels[0])]})",
-                    "add images of other categories, or choose larger shares for this part",
-                )
-        stores.append(store)
-    return stores[0], stores[1]
+    train, validation, calibration = (
+        ImageStore(caches, splits, part=part.value, fold=config.fold, modalities=config.modalities)
+        for part in (Part.TRAIN, Part.VALIDATION, Part.CALIBRATION)
+    )
+    _check_part(train, Part.TRAIN, config.modalities)
+    _check_part(validation, Part.VALIDATION, config.modalities)
+    return train, validation, calibration
+
+
+def _check_part(store: "ImageStore", part: Part, modalities: Sequence[str]) -> None:
+    for index, name in enumerate(modalities):
+        labels = store.labels[store.modalities == index]
+        if len(labels) == 0:
+            raise UserError(
+                f"the {part.value} part has no labelled {name} images",
+                "set modalities to those that the caches hold, or add images",
+            )
+        if len(np.unique(labels)) < 2:
+            raise UserError(
+                f"the {part.value} part has {name} images of one category only ({CATEGORIES[int(labels[0])]})",
+                "add images of other categories, or choose larger shares for this part",
+            )
 
 
 def _task(
@@ -170,6 +179,9 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
             with atomic_path(Path(path)) as temporary:
                 super().save_checkpoint(checkpoint, temporary, storage_options)
 
+    # Its banners and tips are for those who call it; what a person needs is in the progress bar and in training.csv.
+    for name in ("lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_num_threads(min(config.threads, os.cpu_count() or 1))
     checkpoints = out / "checkpoints"
     keeper = ModelCheckpoint(
@@ -199,13 +211,17 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
     last = checkpoints / "last.ckpt"
     # Lightning only counts the steps: each batch follows from the number of its step.
     rounds = _Loader(np.arange(config.validate_every))
-    trainer.fit(
-        task,
-        rounds,
-        _validation_batches(len(task.validation)),
-        ckpt_path=last if last.is_file() else None,
-        weights_only=True,
-    )
+    # The model was loaded in eval mode, and Lightning leaves modes as they are: dropout would stay off.
+    task.train()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer.fit(
+            task,
+            rounds,
+            _pieces(len(task.validation)),
+            ckpt_path=last if last.is_file() else None,
+            weights_only=True,
+        )
     _load_best(task, keeper.best_model_path or str(last), trainer)
 
 
@@ -222,7 +238,7 @@ class _Loader:
         return iter(self.items)
 
 
-def _validation_batches(number: int) -> _Loader:
+def _pieces(number: int) -> _Loader:
     return _Loader([np.arange(start, min(start + 128, number)) for start in range(0, number, 128)])
 
 
@@ -280,10 +296,13 @@ def _finish(
     recipe: Any,
     request: dict[str, Any],
     data: dict[str, Any],
+    calibration: "ImageStore",
 ) -> None:
     from densityclip.model.bundle import save_bundle
     from densityclip.model.classifier import class_embeddings
     from densityclip.training.task import SELECTED_BY
+
+    embeddings = class_embeddings(task.clip, task.tokenizer, task.prompts, task.config.modalities)
 
     scores = [(value, step) for step, name, value in task.history if name == SELECTED_BY]
     best = max(scores, key=lambda pair: (pair[0], -pair[1]))
@@ -292,7 +311,8 @@ def _finish(
         foundation,
         recipe=recipe,
         prompts=task.prompts,
-        embeddings=class_embeddings(task.clip, task.tokenizer, task.prompts, task.config.modalities),
+        embeddings=embeddings,
+        calibration=_calibrate(task, embeddings, calibration).to_dict(),
         provenance={
             "densityclip": __version__,
             "git_revision": git_revision(),
@@ -303,3 +323,16 @@ def _finish(
             "data": data,
         },
     )
+
+
+def _calibrate(task: "ContrastiveTask", embeddings: dict[str, Any], store: "ImageStore") -> Calibration:
+    """Put the training's frequencies back and fit the temperature on the calibration part."""
+    from densityclip.model.classifier import DensityClassifier
+    from densityclip.training.scoring import mean_probabilities
+
+    classifier = DensityClassifier(task.clip.visual, embeddings, float(task.clip.logit_scale.exp()), task.preprocess)
+    train, names = task.batches.store, task.config.modalities
+    pieces = [mean_probabilities(classifier, store, items, names) for items in _pieces(len(store))]
+    logits = np.log(np.maximum(np.concatenate(pieces), 1e-300)) if pieces else np.empty((0, 4))
+    shift = prior_shift(np.bincount(train.labels, minlength=4).tolist(), task.class_weights.numpy())
+    return fit_calibration(logits, store.labels, store.items["patient_id"].to_list(), shift)

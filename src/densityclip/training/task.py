@@ -18,6 +18,7 @@ from densityclip.model.prompts import Prompts
 from densityclip.training.batches import ImageStore, TrainingBatches, seed_for
 from densityclip.training.config import TrainConfig
 from densityclip.training.losses import batch_loss, multi_positive
+from densityclip.training.scoring import mean_probabilities
 from densityclip.training.weighting import AdaptiveModalityWeights, class_weights
 
 SELECTED_BY = "validation/worst_macro_auc"
@@ -98,7 +99,7 @@ class ContrastiveTask(lightning.LightningModule):
         return loss
 
     def _record_step(self, loss: Tensor, losses: Tensor, modalities: Tensor) -> None:
-        self.record("train/loss", float(loss))
+        self.record("train/loss", float(loss.detach()))
         self.record("train/logit_scale", float(self.clip.logit_scale.exp()))
         self.record("train/learning_rate", float(self.trainer.optimizers[0].param_groups[0]["lr"]))
         weights = self.modality_weights.current().tolist()
@@ -122,17 +123,12 @@ class ContrastiveTask(lightning.LightningModule):
         self._outputs = []
 
     def validation_step(self, batch: NDArray[np.int64], batch_idx: int) -> None:
-        """Probabilities of some validation images, each the mean over its slices."""
+        """Probabilities of some validation images."""
         assert self._classifier is not None
         items = np.asarray(batch)
-        each = np.repeat(items, self.validation.slices[items])
-        slices = np.concatenate([np.arange(n) for n in self.validation.slices[items]])
-        names = [self.config.modalities[index] for index in self.validation.modalities[each]]
-        logits = self._classifier(self.validation.read(each, slices).to(self.device), names)
-        probabilities = logits.softmax(dim=1).double().cpu().numpy()
-        starts = np.concatenate([[0], np.cumsum(self.validation.slices[items])[:-1]])
-        sums = np.add.reduceat(probabilities, starts, axis=0)
-        self._outputs.append((items, sums / self.validation.slices[items][:, None]))
+        self._outputs.append(
+            (items, mean_probabilities(self._classifier, self.validation, items, self.config.modalities))
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Macro AUC of each trained modality; the worst of them selects the checkpoint."""

@@ -1,0 +1,113 @@
+"""From logits to probabilities that mean something: the prior put back, and one temperature."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+
+from densityclip.density import CATEGORIES
+from densityclip.probability.aggregate import softmax
+
+# Beyond these a fit says that the logits are useless or the calibration part too small, not how to use them.
+_TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What turns an image's logits into its probabilities: `softmax(logits / temperature + prior_shift)`.
+
+    Class weights make a training behave as if its categories were equally frequent; the shift puts the frequencies of
+    the training data back (logit adjustment after the fact, arXiv:2007.07314, section 4.1). Another site's
+    frequencies may differ: that is recalibration, not this.
+
+    Attributes:
+        temperature: Above one where the model was too sure of itself.
+        prior_shift: Added per category, in the order A, B, C, D.
+        calibrated: Whether the temperature was fitted on patients of the calibration part.
+        images: How many images it was fitted on.
+        patients: How many patients these are of.
+    """
+
+    temperature: float = 1.0
+    prior_shift: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    calibrated: bool = False
+    images: int = 0
+    patients: int = 0
+
+    def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities `[n, 4]` of logits `[n, 4]`."""
+        return softmax(np.asarray(logits, dtype=np.float64) / self.temperature + np.asarray(self.prior_shift))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `calibration.json`."""
+        return {
+            "calibrated": self.calibrated,
+            "temperature": self.temperature,
+            "prior_shift": dict(zip(CATEGORIES, self.prior_shift, strict=True)),
+            "fitted_on": {"part": "calibration", "images": self.images, "patients": self.patients},
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Calibration":
+        """Read `calibration.json` back."""
+        return cls(
+            temperature=float(content["temperature"]),
+            prior_shift=tuple(float(content["prior_shift"][name]) for name in CATEGORIES),
+            calibrated=bool(content["calibrated"]),
+            images=int(content["fitted_on"]["images"]),
+            patients=int(content["fitted_on"]["patients"]),
+        )
+
+
+def prior_shift(counts: Sequence[int], weights: ArrayLike) -> tuple[float, ...]:
+    """What puts the categories' frequencies back after a weighted training.
+
+    Args:
+        counts: Training images per category; half an image is added to each, so that none is impossible.
+        weights: `[4]` class weights that the training used.
+
+    Returns:
+        ln(frequency) - ln(share of the weighted loss), centred on zero.
+    """
+    number = np.asarray(counts, dtype=float) + 0.5
+    weight = np.where(np.asarray(weights) > 0, weights, 1.0).astype(float)
+    shift = np.log(number / number.sum()) - np.log(weight * number / (weight * number).sum())
+    return tuple(float(value) for value in shift - shift.mean())
+
+
+def fit_calibration(
+    logits: ArrayLike, labels: ArrayLike, patients: Sequence[str], shift: tuple[float, ...]
+) -> Calibration:
+    """Fit the temperature by the log-likelihood of labelled images, each patient counting once.
+
+    Args:
+        logits: `[n, 4]` of images of the calibration part.
+        labels: `[n]` category index.
+        patients: `[n]` ids.
+        shift: Of `prior_shift`.
+
+    Returns:
+        The calibration; with no images the temperature stays 1 and `calibrated` is false.
+    """
+    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    if len(truth) == 0:
+        return Calibration(prior_shift=shift)
+    _, place, images = np.unique(np.asarray(patients, dtype=str), return_inverse=True, return_counts=True)
+    weight = 1.0 / images[place]
+
+    def loss(log_temperature: float) -> float:
+        probabilities = Calibration(temperature=float(np.exp(log_temperature)), prior_shift=shift).apply(values)
+        return float(-(weight * np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-300))).sum())
+
+    low, high = np.log(_TEMPERATURES)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return Calibration(
+        temperature=float(np.exp(found.x)),
+        prior_shift=shift,
+        calibrated=True,
+        images=len(truth),
+        patients=len(images),
+    )

@@ -1,0 +1,85 @@
+import json
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from densityclip.errors import UserError
+from densityclip.model.biomedclip import load_foundation
+from densityclip.model.bundle import load_bundle
+
+# The road's own bundle: what a training really leaves.
+
+
+@pytest.fixture(scope="module")
+def bundle(road: Path) -> Path:
+    return road / "arms" / "multi" / "bundle"
+
+
+def test_the_bundle_holds_no_pickle_and_all_that_the_contract_names(bundle: Path):
+    files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert {
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+        "tokenizer.json",
+        "vocab.txt",
+        "text/config.json",
+        "recipe.json",
+        "prompts.json",
+        "class_embeddings.safetensors",
+        "calibration.json",
+        "provenance.json",
+    } <= files
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))]
+
+
+def test_the_bundle_opens_with_plain_open_clip_and_gives_the_same_features(bundle: Path):
+    config = json.loads((bundle / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    theirs, _ = open_clip.create_model_from_pretrained(
+        f"local-dir:{bundle}", text_cfg=config | {"hf_model_name": str(bundle / "text")}
+    )
+    classifier = load_bundle(bundle).classifier()
+    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    tokens = open_clip.get_tokenizer(f"local-dir:{bundle}")(["breasts that are extremely dense"])
+    with torch.no_grad():
+        assert torch.equal(classifier.visual(images), theirs.encode_image(images))
+        assert torch.equal(load_foundation(bundle).clip.encode_text(tokens), theirs.eval().encode_text(tokens))
+
+
+def test_training_moved_the_weights(bundle: Path, road: Path):
+    before, after = load_foundation(road / "foundation").clip, load_foundation(bundle).clip
+    for tower in ("visual", "text"):
+        first, second = getattr(before, tower).state_dict(), getattr(after, tower).state_dict()
+        assert any(not torch.equal(first[name], second[name]) for name in first), tower
+
+
+def test_the_provenance_says_what_the_model_knows(bundle: Path):
+    loaded = load_bundle(bundle)
+    data = loaded.provenance["data"]
+    assert loaded.generated_only
+    assert loaded.provenance["modalities"] == ["DM", "s2D", "DBT"]
+    assert sum(data["images_by_category"].values()) == data["images"] == sum(data["images_by_modality"].values())
+    # Inverse-frequency weights: every category that is present has the same share of the loss.
+    present = [share for category, share in data["training_prior"].items() if data["images_by_category"][category]]
+    assert present == pytest.approx([1 / len(present)] * len(present), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "class_embeddings.safetensors", "open_clip_model.safetensors"])
+def test_a_file_that_was_changed_or_lost_is_named(bundle: Path, tmp_path: Path, name: str):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    content = bytearray((copy / name).read_bytes())
+    content[-2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} was changed"):
+        load_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=f"has no {name}"):
+        load_bundle(copy)
+
+
+def test_a_model_folder_leads_to_its_bundle_and_another_folder_to_a_message(bundle: Path, tmp_path: Path):
+    assert load_bundle(bundle.parent).folder == bundle
+    with pytest.raises(UserError, match="is not a bundle"):
+        load_bundle(tmp_path)
