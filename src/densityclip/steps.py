@@ -242,16 +242,18 @@ def explain(
     Returns:
         The content of `explain.json`.
     """
-    from densityclip.explain.maps import draw_sheet, map_figures, map_images, write_overlay
+    from densityclip.explain.maps import RESEARCH_USE, draw_sheet, map_figures, map_images, write_overlay
     from densityclip.explain.paint import shared_scale
 
     maps = list(map_images(predictor, predictor.predict_files(found)))
     if not maps:
         raise UserError("no image could be mapped", "look at the reasons in predictions.csv of `densityclip predict`")
+    generated = " The model was trained on generated exams only." if predictor.bundle.generated_only else ""
+    note = RESEARCH_USE + generated
     scale_max = shared_scale([item.tokens for item in maps])
     rows = []
     for done, item in enumerate(maps, start=1):
-        write_overlay(item, out, scale_max)
+        write_overlay(item, out, scale_max, note=note)
         figures = map_figures(item, _gland_reader(truth))
         rows.append({name: item.row[name] for name in ("image_id", "patient_id", "modality", "density")} | figures)
         if progress is not None:

@@ -184,7 +184,10 @@ class Study(_Strict):
         return TrainConfig(**self.training, modalities=self.arms[arm].modalities)
 
     def scaled(self, share: float) -> "Study":
-        """The same study with another number of generated exams and of steps; 1 leaves it as it is."""
+        """The same study with another number of generated exams and of steps; 1 leaves it as it is.
+
+        A smaller one has smaller batches too, or they would not fit its data.
+        """
         if share == 1:
             return self
         content = self.model_dump(mode="json")
@@ -192,8 +195,11 @@ class Study(_Strict):
             if cohort["generate"] is not None:
                 cohort["generate"]["exams"] = max(4, round(share * cohort["generate"]["exams"]))
         training = content["training"]
-        every = training.get("validate_every", TrainConfig.model_fields["validate_every"].default)
-        steps = training.get("steps", TrainConfig.model_fields["steps"].default)
+        every, steps, batch = (
+            training.get(name, TrainConfig.model_fields[name].default)
+            for name in ("validate_every", "steps", "batch_size")
+        )
+        training["batch_size"] = max(8, round(min(1.0, share) * batch))
         training["validate_every"] = max(1, round(min(1.0, share) * every))
         training["steps"] = training["validate_every"] * max(1, round(share * steps / training["validate_every"]))
         return Study(**content)

@@ -21,6 +21,7 @@ from densityclip.records import Exclusion, ImageRecord
 
 # What lies beside the images of an archive and is none: passed over without a word.
 SIDE_CARS = frozenset({".csv", ".json", ".jsonl", ".npz", ".npy", ".parquet", ".txt", ".md", ".yaml", ".yml", ".html"})
+SIDE_CAR_NAMES = frozenset({"license", "copying", "notice", "readme", "authors", "changelog", "version", "checksums"})
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _CHUNK = 64
 
@@ -94,6 +95,11 @@ def index_files(
     return make_result(records, exclusions)
 
 
+def is_side_car(path: Path) -> bool:
+    """Whether a file of an archive is passed over: by its extension or name, never by its content."""
+    return path.suffix.lower() in SIDE_CARS or path.name.startswith(".") or path.name.lower() in SIDE_CAR_NAMES
+
+
 def _list_files(source: Path, table: Path | None) -> list[Path]:
     source = source.resolve()
     if source.is_file():
@@ -102,11 +108,7 @@ def _list_files(source: Path, table: Path | None) -> list[Path]:
         raise UserError(f"{source} does not exist", "give the folder that holds the DICOM files")
     found = sorted(path for path in source.rglob("*") if path.is_file())
     left = None if table is None else table.resolve()
-    files = [
-        path
-        for path in found
-        if path.suffix.lower() not in SIDE_CARS and not path.name.startswith(".") and path != left
-    ]
+    files = [path for path in found if not is_side_car(path) and path != left]
     if not files:
         held = f"only {_extensions(found)}" if found else "no files"
         raise UserError(f"{source} holds {held}", "give a folder with DICOM files")

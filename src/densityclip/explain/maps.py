@@ -24,6 +24,7 @@ from densityclip.inference.predictor import PredictedImage, Predictor
 from densityclip.probability.aggregate import softmax
 from densityclip.records import MODALITIES
 
+RESEARCH_USE = "Research use only."
 TARGET_WORDS = {DENSITY_SCORE: "density score", EXPECTED_DENSITY: "expected density"}
 
 
@@ -95,8 +96,17 @@ def display_image(path: Path, frame: int) -> NDArray[np.float32]:
         return reader.frame(frame)
 
 
-def write_overlay(item: ImageMap, folder: Path, scale_max: float, target: str = DENSITY_SCORE) -> Path:
+def write_overlay(
+    item: ImageMap, folder: Path, scale_max: float, target: str = DENSITY_SCORE, *, note: str = RESEARCH_USE
+) -> Path:
     """Draw one overlay and keep the raw map beside it.
+
+    Args:
+        item: The map.
+        folder: Where to write.
+        scale_max: Heat at the top of the colour scale.
+        target: What the map explains.
+        note: A picture travels alone, so it says by itself what it is not.
 
     Returns:
         Path of the PNG; the `.npz` of the same name holds `tokens` and the geometry that carries them back.
@@ -112,7 +122,7 @@ def write_overlay(item: ImageMap, folder: Path, scale_max: float, target: str = 
         display_image(Path(row["path"]), item.shown.slice_index),
         to_original(item.tokens, geometry),
         scale_max,
-        title=(str(row["image_id"]), f"GradCAM of the {TARGET_WORDS.get(target, f'category {target}')}"),
+        title=(str(row["image_id"]), f"GradCAM of the {TARGET_WORDS.get(target, f'category {target}')}", note),
         label=f"{label}, {modality}",
         outline=breast_outline(item),
         probabilities=item.probabilities.tolist(),

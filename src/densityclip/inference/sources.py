@@ -6,12 +6,11 @@ from pathlib import Path
 import polars as pl
 
 from densityclip.artifacts import conform
-from densityclip.datasets.dicom_folder import SIDE_CARS, index_files
+from densityclip.datasets.dicom_folder import index_files, is_side_car
 from densityclip.dicom.header import is_dicom
+from densityclip.dicom.image_file import IMAGE_EXTENSIONS
 from densityclip.errors import UserError
 from densityclip.records import Modality
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 
 
 def gather(
@@ -31,11 +30,11 @@ def gather(
     if not source.exists():
         raise UserError(f"{source} does not exist", "give a DICOM or image file, or a folder of them")
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    tried = [path.resolve() for path in files if path.suffix.lower() not in SIDE_CARS and not path.name.startswith(".")]
+    tried = [path.resolve() for path in files if not is_side_car(path)]
     if not tried:
         held = f"only {len(files)} files of other kinds" if files else "no files"
         raise UserError(f"{source} holds {held}", "give a folder with DICOM files, or with JPEG, PNG or TIFF images")
-    pictures = [path for path in tried if path.suffix.lower() in IMAGE_SUFFIXES and not is_dicom(path)]
+    pictures = [path for path in tried if path.suffix.lower() in IMAGE_EXTENSIONS and not is_dicom(path)]
     result = index_files([path for path in tried if path not in set(pictures)], workers=workers, progress=progress)
     found = pl.concat([result.index, _picture_rows(pictures, source.resolve())])
     return found.sort("path"), result.excluded

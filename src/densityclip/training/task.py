@@ -100,7 +100,7 @@ class ContrastiveTask(lightning.LightningModule):
 
     def _record_step(self, loss: Tensor, losses: Tensor, modalities: Tensor) -> None:
         self.record("train/loss", float(loss.detach()))
-        self.record("train/logit_scale", float(self.clip.logit_scale.exp()))
+        self.record("train/logit_scale", float(self.clip.logit_scale.detach().exp()))
         self.record("train/learning_rate", float(self.trainer.optimizers[0].param_groups[0]["lr"]))
         weights = self.modality_weights.current().tolist()
         for index, name in enumerate(self.config.modalities):

@@ -1,0 +1,109 @@
+"""Training, evaluation and serving see the same pixels, and say the same of them."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from densityclip.artifacts import LOGITS, PROBABILITIES, read_table
+from densityclip.errors import UserError
+from densityclip.imaging.cache import Cache
+from densityclip.imaging.recipe import Recipe
+from densityclip.inference.predictor import Predictor, all_levels, image_table
+from densityclip.inference.sources import gather
+from densityclip.model.bundle import load_bundle
+from densityclip.probability.calibrate import Calibration
+
+
+@pytest.fixture(scope="module")
+def predictor(road: Path) -> Predictor:
+    return Predictor(load_bundle(road / "arms" / "multi"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def cache(road: Path) -> Cache:
+    return Cache.open(road / "cohorts" / "embed-like" / "cache")
+
+
+@pytest.fixture(scope="module")
+def some(road: Path) -> pl.DataFrame:
+    """Two patients of the external site: DM, s2D and DBT of four views."""
+    index = read_table(road / "cohorts" / "embed-like" / "index.parquet", "index")
+    return index.filter(pl.col("patient_id").is_in(index["patient_id"].unique().sort().head(2).implode()))
+
+
+def test_what_the_predictor_prepares_is_what_lies_in_the_cache_bit_for_bit(predictor, cache, some):
+    compared = 0
+    for image in predictor.predict_files(some):
+        rows = cache.rows.filter(pl.col("image_id") == image.row["image_id"]).sort("row")
+        assert [one.slice_index for one in image.prepared] == rows["slice_index"].to_list()
+        for one, row in zip(image.prepared, rows["row"], strict=True):
+            assert np.array_equal(one.pixels, cache.images[row])
+            compared += 1
+    assert compared == 2 * 4 * (1 + 1 + 3)
+
+
+def test_files_and_cache_give_the_same_predictions(predictor, cache, some):
+    of_files = image_table(predictor.predict_files(some), predictor.calibration).sort("image_id")
+    of_cache = predictor.predict_cache(cache).join(some.select("image_id"), on="image_id", how="semi").sort("image_id")
+    same = [name for name in of_files.columns if name not in (*LOGITS, *PROBABILITIES, "prob_dense")]
+    assert of_files.select(same).equals(of_cache.select(same), null_equal=True)
+    for names in (LOGITS, PROBABILITIES):
+        np.testing.assert_allclose(of_files.select(names).to_numpy(), of_cache.select(names).to_numpy(), atol=1e-5)
+
+
+def test_the_order_and_the_company_of_files_do_not_change_an_answer(predictor, some):
+    forward = image_table(predictor.predict_files(some), predictor.calibration)
+    backward = image_table(predictor.predict_files(some.reverse().head(7)), predictor.calibration)
+    assert backward["image_id"].to_list() == some.reverse().head(7)["image_id"].to_list()
+    joined = forward.join(backward, on="image_id", suffix="_again")
+    assert len(joined) == 7
+    assert (joined["prob_c"] - joined["prob_c_again"]).abs().max() < 1e-5
+
+
+def test_a_bad_file_among_good_ones_is_a_refused_row_and_the_rest_is_answered(predictor, some, tmp_path: Path):
+    broken = tmp_path / "broken.dcm"
+    whole = Path(some["path"][0]).read_bytes()
+    broken.write_bytes(whole[: 4 * len(whole) // 5])
+    mixed = pl.concat(
+        [some.head(3), some.head(1).with_columns(pl.lit(str(broken)).alias("path"), pl.lit("x").alias("image_id"))]
+    )
+    table = image_table(predictor.predict_files(mixed), predictor.calibration)
+    assert table["status"].to_list() == ["ok", "ok", "ok", "refused"]
+    assert table.filter(pl.col("status") == "refused")["reason"].to_list() == ["truncated"]
+    levels = all_levels(table)
+    assert set(levels["level"]) == {"image", "breast", "exam"}
+    assert (levels.filter(pl.col("level") == "exam")["status"] == "ok").all()
+
+
+def test_a_cache_of_another_recipe_is_refused_naming_both(predictor, cache):
+    other = Cache(cache.path, cache.images, cache.rows, Recipe(height=160, width=160, dbt_slices="central"))
+    with pytest.raises(UserError, match=f"{other.recipe.recipe_hash}, the model was trained with"):
+        predictor.predict_cache(other)
+
+
+def test_probabilities_are_the_calibrated_softmax_of_the_logits(predictor, some):
+    table = image_table(predictor.predict_files(some), predictor.calibration)
+    shift = np.array(predictor.calibration.prior_shift)
+    odds = np.exp(table.select(LOGITS).to_numpy() / predictor.calibration.temperature + shift)
+    np.testing.assert_allclose(table.select(PROBABILITIES).to_numpy(), odds / odds.sum(1, keepdims=True), atol=1e-9)
+    assert Calibration.from_dict(predictor.bundle.calibration) == predictor.calibration
+
+
+def test_gathering_a_folder_of_everything_counts_every_file_once(some, tmp_path: Path):
+    from PIL import Image
+
+    (tmp_path / "a.dcm").write_bytes(Path(some["path"][0]).read_bytes())
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    (tmp_path / "page.dcm").write_text("<html>not found</html>")
+    (tmp_path / "notes.txt").write_text("a side-car")
+    Image.fromarray(np.zeros((50, 40), np.uint8)).save(tmp_path / "picture.png")
+    Image.fromarray(np.zeros((50, 40), np.uint8)).save(tmp_path / "picture.jpg")
+    found, excluded = gather(tmp_path)
+    assert sorted(found["image_id"].to_list(), key=len)[:2] == ["picture.jpg", "picture.png"]
+    assert len(found) == 3
+    assert sorted(excluded["reason"].to_list()) == ["empty_file", "unreadable"]
+    pictures = found.filter(pl.col("path").str.ends_with("g"))
+    assert pictures["exam_id"].null_count() == 2
+    assert pictures["modality"].to_list() == ["unknown"] * 2

@@ -1,0 +1,133 @@
+"""The whole road, run once in miniature by its command: what it leaves, and what it says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from densityclip.artifacts import read_json, read_table
+from densityclip.study_file import parse_study, plan, shipped_study
+
+
+def test_every_file_of_the_road_is_there(road: Path):
+    for name in (
+        "report.html",
+        "metrics.json",
+        "predictions.parquet",
+        "predictions.csv",
+        "splits.parquet",
+        "study.json",
+    ):
+        assert (road / name).stat().st_size > 0, name
+    for cohort in ("internal", "rsna-like", "embed-like"):
+        for name in ("index.parquet", "excluded.parquet", "audit.json", "audit.html", "cache/images.npy"):
+            assert (road / "cohorts" / cohort / name).is_file(), (cohort, name)
+    assert not list(road.rglob("*.partial"))
+
+
+def test_every_generated_image_is_predicted_by_both_arms_or_refused_by_both(road: Path):
+    predictions = read_table(road / "predictions.parquet", "predictions").filter(pl.col("level") == "image")
+    for cohort in ("internal", "rsna-like", "embed-like"):
+        index = read_table(road / "cohorts" / cohort / "index.parquet", "index")
+        excluded = read_table(road / "cohorts" / cohort / "excluded.parquet", "excluded")
+        files = list((road / "cohorts" / cohort / "exams" / "dicom").rglob("*.dcm"))
+        assert len(files) == len(index) + len(excluded)
+        for arm in ("single", "multi"):
+            mine = predictions.filter((pl.col("arm") == arm) & pl.col("image_id").is_in(index["image_id"].implode()))
+            assert sorted(mine["image_id"]) == sorted(index["image_id"])
+
+
+def test_both_arms_saw_the_same_patients_for_the_same_number_of_steps(road: Path):
+    said = {arm: read_json(road / "arms" / arm / "bundle" / "provenance.json", "") for arm in ("single", "multi")}
+    assert said["single"]["data"]["patients"] == said["multi"]["data"]["patients"]
+    configs = {arm: one["training"]["config"] for arm, one in said.items()}
+    assert configs["single"] == configs["multi"] | {"modalities": ["s2D"]}
+
+
+def test_no_patient_of_a_scored_part_is_in_another(road: Path):
+    splits = read_table(road / "splits.parquet", "splits")
+    assert splits.group_by("patient_id", "fold").agg(pl.col("part").n_unique())["part"].max() == 1
+    predictions = read_table(road / "predictions.parquet", "predictions")
+    joined = predictions.join(splits, on="patient_id", suffix="_split")
+    assert (joined["part"] == joined["part_split"]).all()
+    assert set(predictions.filter(pl.col("cohort") != "internal")["part"]) == {"external"}
+
+
+def test_the_metrics_hold_every_arm_on_every_modality_of_every_site_at_every_level(road: Path):
+    cells = read_json(road / "metrics.json", "")["cells"]
+    found = {(cell["arm"], cell["cohort"], cell["modality"], cell["level"]) for cell in cells}
+    sites = {"internal": ("DM", "s2D", "DBT", "all"), "embed-like": ("DM", "s2D", "DBT", "all"), "rsna-like": ("DM",)}
+    assert found == {
+        (arm, cohort, modality, level)
+        for arm in ("single", "multi")
+        for cohort, modalities in sites.items()
+        for modality in modalities
+        for level in ("image", "breast", "exam")
+    }
+
+
+def test_a_cells_accuracy_is_that_of_the_rows(road: Path):
+    images = read_table(road / "predictions.parquet", "predictions").filter(
+        (pl.col("level") == "image")
+        & (pl.col("cohort") == "embed-like")
+        & (pl.col("modality") == "DBT")
+        & (pl.col("arm") == "multi")
+    )
+    probabilities = images.select("prob_a", "prob_b", "prob_c", "prob_d").to_numpy()
+    labels = np.array(["ABCD".index(label) for label in images["label"]])
+    (cell,) = (
+        cell
+        for cell in read_json(road / "metrics.json", "")["cells"]
+        if (cell["arm"], cell["cohort"], cell["modality"], cell["level"]) == ("multi", "embed-like", "DBT", "image")
+    )
+    assert cell["n"] == len(images)
+    assert cell["metrics"]["accuracy"]["value"] == pytest.approx((probabilities.argmax(1) == labels).mean())
+    assert np.array(cell["confusion"]).sum() == len(images)
+
+
+def test_the_report_is_one_file_that_says_first_that_the_exams_were_generated(road: Path):
+    page = (road / "report.html").read_text()
+    text = re.sub(r"<(style|script).*?</\1>", "", page, flags=re.DOTALL)
+    words = " ".join(re.sub(r"<[^>]+>", " ", text[text.index("<body") :]).split())
+    assert "generated" in words[:200]
+    for site in ("internal", "rsna-like", "embed-like"):
+        assert f"The class mix of {site}" in words[:1500]
+    assert not re.search(r"""(src|href)=["'](https?:|//|/|\.)""", page)
+    assert "<script" not in page
+    assert page.count("data:image/") >= 10
+
+
+def test_the_terminal_shows_the_result_table_and_the_path_of_the_report(road: Path):
+    printed = (road.parent / "stdout.txt").read_text()
+    assert str(road / "report.html") in printed
+    assert "macro AUC" in printed
+    assert re.search(r"multi\s+internal\s+s2D\s+\d+\s+\d+\s+[01]\.\d\d", printed)
+
+
+def test_run_again_it_does_nothing_twice(road: Path, densityclip):
+    watched = [path for path in road.rglob("*") if path.is_file() and path.name not in ("study.json", "report.html")]
+    before = {
+        path: path.stat().st_mtime_ns for path in watched if "predictions.p" not in path.name and path.suffix != ".csv"
+    }
+    done = densityclip("demo", "--out", road, "--scale", "0.1")
+    assert done.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_study_in_the_same_folder_is_refused(road: Path, densityclip):
+    done = densityclip("demo", "--out", road, "--scale", "0.2")
+    assert done.returncode == 2
+    assert "holds another study" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_is_nothing_but_a_study_file():
+    study = shipped_study("demo")
+    assert study.generated
+    assert parse_study(study.model_dump(mode="json"), "again") == study
+    steps = [step for step, _ in plan(study)]
+    assert steps[0] == "phantom internal"
+    assert steps[-1] == "report"
+    assert len(steps) == len(set(steps))
