@@ -120,22 +120,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        named = disk_error(error, path)
+        if named is error:
+            raise
+        raise named from error
 
 
-def disk_error(error: OSError, path: Path) -> Exception:
-    """Turn a failed write into a sentence with the next step; other errors come back as they are."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def disk_error(error: BaseException, path: Path) -> BaseException:
+    """Turn a failed write into a sentence with the next step; other errors come back as they are.
+
+    pydicom and the Rust libraries (polars, safetensors) pass the system's words on and lose its number.
+    """
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return UserError(
             f"the disk is full while writing {path.name} in {path.parent}",
             "free some space or choose another --out, then run the same command again; finished work is kept",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path.parent} cannot be written", "choose another --out, or change its permissions")
     return error
 

@@ -37,14 +37,6 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"densityclip: {error}\n")
         sys.exit(EXIT_NOTHING_DONE)
-    except OSError as error:
-        from densityclip.artifacts import disk_error
-
-        named = disk_error(error, Path(error.filename or "the output"))
-        if not isinstance(named, UserError):
-            raise
-        sys.stderr.write(f"densityclip: {named}\n")
-        sys.exit(EXIT_NOTHING_DONE)
     except KeyboardInterrupt:
         sys.stderr.write("densityclip: stopped. The same command goes on where it stopped.\n")
         sys.exit(130)

@@ -180,7 +180,9 @@ def test_a_full_disk_is_said_with_what_to_do_and_leaves_no_half_file(
     shutil.rmtree(tiny_disk / "model")
     (tiny_disk / "filler").write_bytes(b"x" * 290_000)
     mistake(densityclip("predict", exam, "--model", bundle, "--out", tiny_disk / "answers"), "disk is full")
-    assert not list(tiny_disk.rglob("*.parquet"))
+    assert not list(tiny_disk.rglob("*.partial"))
+    for path in tiny_disk.rglob("*.parquet"):
+        assert len(read_table(path, "predictions"))
 
 
 def test_help_answers_without_importing_anything_heavy():

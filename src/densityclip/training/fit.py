@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,15 +185,10 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_num_threads(min(config.threads, os.cpu_count() or 1))
     checkpoints = out / "checkpoints"
-    keeper = ModelCheckpoint(
-        dirpath=checkpoints,
-        filename="best",
-        monitor=SELECTED_BY,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
+    keep = partial(ModelCheckpoint, checkpoints, enable_version_counter=False, save_on_train_epoch_end=False)
+    best = keep(filename="best", monitor=SELECTED_BY, mode="max")
+    # Its own callback: `save_last` writes only in rounds that are the best so far, and a kill would lose the others.
+    latest = keep(filename="last")
     trainer = Trainer(
         accelerator="auto",
         devices=1,
@@ -205,7 +201,7 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[keeper, _progress_callback(config.steps, progress)],
+        callbacks=[_progress_callback(config.steps, progress), best, latest],
         plugins=[AtomicCheckpoints()],
     )
     last = checkpoints / "last.ckpt"
@@ -222,7 +218,7 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
-    _load_best(task, keeper.best_model_path or str(last), trainer)
+    _load_best(task, best.best_model_path or str(last), trainer)
 
 
 class _Loader:
