@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,3 @@ def real_images() -> Path:
     if not folder:
         pytest.skip("DENSITYCLIP_REAL_IMAGES is not set: no folder of real images to read")
     return Path(folder)
-
-
-def names(paths: Sequence[Path]) -> list[str]:
-    return sorted(path.name for path in paths)

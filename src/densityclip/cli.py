@@ -185,6 +185,7 @@ def predict(
     model: Annotated[Path, typer.Option(help="Bundle.")],
     out: Out,
     overlay: Annotated[bool, typer.Option("--overlay", help="Draw where the model looked.")] = False,
+    splits: Annotated[Path | None, typer.Option(help="Split file: marks training patients, so none is scored.")] = None,
     workers: Workers = 1,
 ) -> None:
     """Predict density: predictions.parquet and .csv, a JSON per exam, overlays.
@@ -195,11 +196,7 @@ def predict(
 
     _say_if_generated(model)
     with terminal.progress("predict") as report:
-        if (source / "rows.parquet").is_file():
-            table = steps.predict_cache(source, model, progress=report)
-            steps.write_predictions(table, out)
-        else:
-            table = steps.predict_source(source, model, out, overlay=overlay, workers=workers, progress=report)
+        table = steps.predict(source, model, out, splits=splits, overlay=overlay, workers=workers, progress=report)
     _show_predictions(table, out)
 
 

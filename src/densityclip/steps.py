@@ -5,14 +5,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from densityclip.artifacts import INDEX as INDEX_SCHEMA
 from densityclip.artifacts import (
     atomic_path,
     conform,
-    file_stem,
     hash_file,
     hash_table,
     read_json,
@@ -121,30 +119,108 @@ def train(
     return fit(opened, read_table(splits, "splits"), foundation, out, config, data=data, progress=progress)
 
 
-def predict_cache(
-    cache: Path, bundle: Path, *, splits: pl.DataFrame | None = None, arm: str | None = None, progress: Report = None
+def predict(
+    source: Path,
+    bundle: Path,
+    out: Path,
+    *,
+    splits: Path | None = None,
+    overlay: bool = False,
+    workers: int = 1,
+    progress: Report = None,
 ) -> pl.DataFrame:
-    """Predict every image of a cache, with what is known of its patients' parts.
+    """Predict DICOM and image files, a folder of them, or a cache.
+
+    Writes `predictions.parquet`, `predictions.csv`, a JSON per exam, and overlays on request.
+
+    Args:
+        source: What to predict.
+        bundle: The model.
+        out: Where to write.
+        splits: Split file that says which part each patient belongs to; without it, no row has a part.
+        overlay: Whether to draw where the model looked.
+        workers: Processes that read headers.
+        progress: Told (done, total) images.
+
+    Returns:
+        Schema `predictions`.
+
+    Raises:
+        UserError: There is nothing to read, or the cache has another recipe.
+    """
+    from densityclip.deliver.answer import write_answers
+    from densityclip.inference.predictor import Predictor, all_levels, image_table
+    from densityclip.model.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    predictor = Predictor(loaded)
+    found, excluded = _found(source, workers)
+    if is_cache(source):
+        images = _cached_images(source, predictor, progress)
+    else:
+        files = predictor.predict_files(found)
+        images = image_table(_counted(files, len(found), progress), predictor.calibration)
+        images = pl.concat([images, _refused_images(excluded)])
+    if splits is not None:
+        images = with_parts(images, read_table(splits, "splits"), fold=loaded.provenance["training"]["config"]["fold"])
+    table = all_levels(images)
+    write_predictions(table, out, config={"model": loaded.model_hash}, inputs={"index": hash_table(found)})
+    write_answers(table, loaded, out / "exams")
+    answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
+    usable = found.filter(pl.col("image_id").is_in(answered.implode()))
+    if overlay and len(usable):
+        explain({"": usable}, predictor, out / "overlays", progress=progress)
+    return table
+
+
+def is_cache(source: Path) -> bool:
+    """Whether a folder is a cache of `prepare`."""
+    return (source / "rows.parquet").is_file()
+
+
+def _found(source: Path, workers: int = 1) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Images of a source that can be tried, and those that cannot."""
+    if not is_cache(source):
+        from densityclip.inference.sources import gather
+
+        return gather(source, workers=workers)
+    from densityclip.imaging.cache import Cache
+
+    rows = Cache.open(source).rows.unique("image_id", keep="first", maintain_order=True)
+    return conform(rows.select(INDEX_SCHEMA.keys()), "index"), read_table(source / "refused.parquet", "excluded")
+
+
+def _cached_images(cache: Path, predictor: "Predictor", progress: Report) -> pl.DataFrame:
+    """Image-level predictions of a cache, the images that it refused included."""
+    from densityclip.imaging.cache import Cache
+
+    images = predictor.predict_cache(Cache.open(cache), progress)
+    refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
+    return pl.concat([images, refused]).sort("image_id")
+
+
+def with_parts(images: pl.DataFrame, splits: pl.DataFrame, *, fold: int) -> pl.DataFrame:
+    """Predictions with the cohort, part and fold that a split gives their patients."""
+    parts = splits.filter(pl.col("fold") == fold).select("patient_id", "cohort", "part", "fold")
+    joined = images.drop("cohort", "part", "fold").join(parts, on="patient_id", how="left", maintain_order="left")
+    return conform(joined, "predictions")
+
+
+def predict_cohort(
+    cache: Path, bundle: Path, splits: pl.DataFrame, *, arm: str, progress: Report = None
+) -> pl.DataFrame:
+    """Predict the cache of a study's cohort with one of its arms.
 
     Returns:
         Schema `predictions`: images, breasts and exams.
     """
-    from densityclip.imaging.cache import Cache
     from densityclip.inference.predictor import Predictor, all_levels
     from densityclip.model.bundle import load_bundle
 
     loaded = load_bundle(bundle)
-    opened = Cache.open(cache)
-    images = Predictor(loaded).predict_cache(opened, progress)
-    refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
-    images = pl.concat([images, refused]).sort("image_id")
     config = loaded.provenance["training"]["config"]
-    if splits is not None:
-        parts = splits.filter(pl.col("fold") == config["fold"]).select("patient_id", "cohort", "part", "fold")
-        images = images.drop("cohort", "part", "fold").join(parts, on="patient_id", how="left")
-    labels = {"arm": arm, "seed": config["seed"]}
-    images = conform(images.with_columns(pl.lit(value).alias(name) for name, value in labels.items()), "predictions")
-    return all_levels(images)
+    images = with_parts(_cached_images(cache, Predictor(loaded), progress), splits, fold=config["fold"])
+    return all_levels(images.with_columns(pl.lit(arm).alias("arm"), pl.lit(config["seed"], pl.Int64).alias("seed")))
 
 
 def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
@@ -154,40 +230,6 @@ def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
     return conform(pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(), "predictions")
 
 
-def predict_source(
-    source: Path, bundle: Path, out: Path, *, overlay: bool = False, workers: int = 1, progress: Report = None
-) -> pl.DataFrame:
-    """Predict DICOM and image files: `predictions.parquet` and `.csv`, a JSON per exam, overlays on request.
-
-    Returns:
-        Schema `predictions`.
-
-    Raises:
-        UserError: There is nothing to read, or no image could be used.
-    """
-    from densityclip.deliver.answer import write_answers
-    from densityclip.inference.predictor import Predictor, all_levels, image_table, refused_row
-    from densityclip.inference.sources import gather
-    from densityclip.model.bundle import load_bundle
-
-    loaded = load_bundle(bundle)
-    found, excluded = gather(source, workers=workers)
-    predictor = Predictor(loaded)
-    images = image_table(_counted(predictor.predict_files(found), len(found), progress), predictor.calibration)
-    refused = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
-    if refused:
-        images = pl.concat([images, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
-    table = all_levels(images)
-    write_predictions(table, out)
-    write_answers(table, loaded, out / "exams")
-    usable = found.filter(
-        pl.col("image_id").is_in(images.filter(pl.col("status") == Status.OK.value)["image_id"].implode())
-    )
-    if overlay and len(usable):
-        explain(usable, predictor, out / "overlays", progress=progress)
-    return table
-
-
 def _counted(items: Any, total: int, progress: Report) -> Any:
     for done, item in enumerate(items, start=1):
         yield item
@@ -195,11 +237,16 @@ def _counted(items: Any, total: int, progress: Report) -> Any:
             progress(done, total)
 
 
-def write_predictions(table: pl.DataFrame, out: Path) -> None:
-    """Write `predictions.parquet` and the same as CSV."""
+def write_predictions(table: pl.DataFrame, out: Path, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """Write `predictions.parquet`, the same as CSV, and their manifest."""
     write_table(table, out / PREDICTIONS, "predictions")
     with atomic_path(out / "predictions.csv") as temporary:
         conform(table, "predictions").write_csv(temporary)
+    counts = {
+        f"{level} {status}": count
+        for level, status, count in table.group_by("level", "status").len().sort("level", "status").iter_rows()
+    }
+    write_manifest(out / "predictions.manifest.json", step="predict", config=config, inputs=inputs, counts=counts)
 
 
 def evaluate(
@@ -221,106 +268,56 @@ def evaluate(
 
 
 def explain(
-    found: pl.DataFrame,
+    groups: Mapping[str, pl.DataFrame],
     predictor: "Predictor",
     out: Path,
     *,
-    truth: Path | None = None,
-    sheet: str | None = None,
+    truth: Mapping[str, Path] | None = None,
+    title: str | None = None,
     progress: Report = None,
-) -> dict[str, Any]:
-    """Map images: raw maps and overlays by image, `figures.csv`, `explain.json`; one colour scale for all of them.
+) -> dict[str, dict[str, Any]]:
+    """Map images: raw maps and overlays, `figures.csv`, `explain.json`; one colour scale for all of them.
 
     Args:
-        found: Table of schema `index`.
+        groups: Tables of schema `index`; each is written to the subfolder of its name (the empty name: to `out`).
         predictor: The model.
         out: Where to write.
-        truth: Folder of fibroglandular thickness by SOP Instance UID, for generated exams.
-        sheet: Title of a contact sheet of all images, `sheet.png`; none without.
+        truth: By group, the folder of fibroglandular thickness by SOP Instance UID, for generated exams.
+        title: Title of a contact sheet of each group, `sheet.png`; none without.
         progress: Told (done, total) images.
 
     Returns:
-        The content of `explain.json`.
+        The content of each group's `explain.json`; groups of which no image could be mapped are not there.
     """
-    from densityclip.explain.maps import RESEARCH_USE, draw_sheet, map_figures, map_images, write_overlay
+    from densityclip.explain.atlas import write_atlas
+    from densityclip.explain.maps import RESEARCH_USE, map_images
     from densityclip.explain.paint import shared_scale
 
-    maps = list(map_images(predictor, predictor.predict_files(found)))
-    if not maps:
+    maps = {name: list(map_images(predictor, predictor.predict_files(found))) for name, found in groups.items()}
+    everything = [item for group in maps.values() for item in group]
+    if not everything:
         raise UserError("no image could be mapped", "look at the reasons in predictions.csv of `densityclip predict`")
+    scale_max = shared_scale([item.tokens for item in everything])
     generated = " The model was trained on generated exams only." if predictor.bundle.generated_only else ""
-    note = RESEARCH_USE + generated
-    scale_max = shared_scale([item.tokens for item in maps])
-    rows = []
-    for done, item in enumerate(maps, start=1):
-        write_overlay(item, out, scale_max, note=note)
-        figures = map_figures(item, _gland_reader(truth))
-        rows.append({name: item.row[name] for name in ("image_id", "patient_id", "modality", "density")} | figures)
-        if progress is not None:
-            progress(done, len(maps))
-    if sheet is not None:
-        with atomic_path(out / "sheet.png") as temporary:
-            temporary.write_bytes(draw_sheet(maps, scale_max, sheet))
-    table = pl.DataFrame(rows, infer_schema_length=None)
-    with atomic_path(out / "figures.csv") as temporary:
-        table.write_csv(temporary)
-    summary = {
-        "method": "GradCAM",
-        "layer": "the input of the last block's attention (its norm1)",
-        "target": "density score: the four similarities weighted by their place on the scale",
-        "scale_max": scale_max,
-        "images": len(maps),
-        "figures": _figure_summary(table),
-    }
-    write_json(out / "explain.json", summary)
-    return summary
+    written, done = {}, 0
+    for name, group in maps.items():
+        if not group:
+            continue
+        written[name] = write_atlas(
+            group,
+            out / name,
+            scale_max,
+            note=RESEARCH_USE + generated,
+            truth=(truth or {}).get(name),
+            title=f"{title}{f', {name}' if name else ''}" if title is not None else None,
+            progress=None if progress is None else _shifted(progress, done, len(everything)),
+        )
+        done += len(group)
+    return written
 
 
-def _gland_reader(truth: Path | None) -> Callable[[str], NDArray[np.floating] | None]:
-    def read(sop_uid: str) -> NDArray[np.floating] | None:
-        path = truth / f"{file_stem(sop_uid)}.npz" if truth is not None else None
-        if path is None or not path.is_file():
-            return None
-        with np.load(path) as content:
-            return np.asarray(content["gland_mm"], dtype=np.float32)
-
-    return read
-
-
-def _figure_summary(table: pl.DataFrame) -> list[dict[str, Any]]:
-    """Mean of each figure per modality, with a 95% interval from resampling patients."""
-    summary = []
-    for modality in sorted(table["modality"].unique()):
-        mine = table.filter(pl.col("modality") == modality)
-        for name in ("energy_inside", "breast_share", "gland_auc", "brightness_auc"):
-            known = mine.filter(pl.col(name).is_not_null())
-            if len(known) == 0:
-                continue
-            low, high = _mean_interval(known["patient_id"].to_list(), known[name].cast(pl.Float64).to_numpy())
-            summary.append(
-                {
-                    "modality": modality,
-                    "figure": name,
-                    "mean": float(known[name].mean()),  # type: ignore[arg-type]
-                    "low": low,
-                    "high": high,
-                    "images": len(known),
-                    "patients": known["patient_id"].n_unique(),
-                }
-            )
-    return summary
-
-
-def _mean_interval(patients: list[str], values: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """Percentile bootstrap of a mean over patients; nothing where there is one patient."""
-    names, place = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    if len(names) < 2:
-        return None, None
-    seed = int.from_bytes(hashlib.sha256("".join(names).encode()).digest()[:4])
-    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
-    weights = counts[:, place]
-    means = weights @ values / weights.sum(axis=1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _: progress(before + done, total)
 
 
 def choose_images(index_table: pl.DataFrame, predictions: pl.DataFrame, per_cell: int) -> pl.DataFrame:
@@ -394,16 +391,15 @@ def read_predictions(path: Path) -> pl.DataFrame:
 
 
 def explain_source(source: Path, bundle: Path, out: Path, *, progress: Report = None) -> tuple[dict[str, Any], int]:
-    """Map DICOM and image files.
+    """Map the images of files or of a cache.
 
     Returns:
         The content of `explain.json`, and how many files were refused.
     """
     from densityclip.inference.predictor import Predictor
-    from densityclip.inference.sources import gather
     from densityclip.model.bundle import load_bundle
 
     predictor = Predictor(load_bundle(bundle))
-    found, excluded = gather(source)
-    summary = explain(found, predictor, out, sheet="GradCAM of the density score", progress=progress)
+    found, excluded = _found(source)
+    summary = explain({"": found}, predictor, out, title="GradCAM of the density score", progress=progress)[""]
     return summary, len(excluded) + len(found) - summary["images"]

@@ -20,6 +20,7 @@ from densityclip.artifacts import (
 )
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
+from densityclip.records import MODALITIES
 from densityclip.study_file import Generate, Study
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -180,7 +181,8 @@ class StudyRun:
             for name, cache in caches.items()
         ]
         table = pl.concat(parts)
-        steps.write_predictions(table, self.out)
+        inputs = {arm: hash_file(bundle / "provenance.json") for arm, bundle in models.items()}
+        steps.write_predictions(table, self.out, config={"study": self.study.name}, inputs=inputs)
         return table
 
     def _predict_one(self, arm: str, bundle: Path, name: str, cache: Path, splits: Path) -> pl.DataFrame:
@@ -188,7 +190,8 @@ class StudyRun:
         request = [hash_file(bundle / "provenance.json"), hash_file(cache / "rows.parquet"), hash_file(splits)]
 
         def run(report: Callable[[int, int], None]) -> None:
-            table = steps.predict_cache(cache, bundle, splits=read_table(splits, "splits"), arm=arm, progress=report)
+            mine = read_table(splits, "splits").filter(pl.col("cohort") == name)
+            table = steps.predict_cohort(cache, bundle, mine, arm=arm, progress=report)
             write_table(table, path, "predictions")
 
         self._step(f"predict {arm} {name}", request, [path], run)
@@ -208,34 +211,27 @@ class StudyRun:
         return metrics
 
     def _explain(self, arm: str, bundle: Path, indexes: dict[str, Path], predictions: pl.DataFrame) -> list[Path]:
-        """Maps of one arm on each cohort; returns the folders."""
+        """Maps of one arm on every cohort, on one colour scale; returns the folders, one a cohort."""
         mine = predictions.filter(pl.col("arm") == arm)
-        folders = [self._explain_one(arm, bundle, name, index, mine) for name, index in indexes.items()]
-        return [folder for folder in folders if folder is not None]
-
-    def _explain_one(self, arm: str, bundle: Path, name: str, index: Path, predictions: pl.DataFrame) -> Path | None:
-        folder = self.out / "arms" / arm / "maps" / name
-        chosen = steps.choose_images(read_table(index, "index"), predictions, self.study.explain.images_per_cell)
-        truth = self.out / "cohorts" / name / "exams" / "truth"
-        if chosen.is_empty():
-            return None
+        number = self.study.explain.images_per_cell
+        chosen = {name: steps.choose_images(read_table(path, "index"), mine, number) for name, path in indexes.items()}
+        chosen = {name: table for name, table in chosen.items() if len(table)}
+        truth = {name: self.out / "cohorts" / name / "exams" / "truth" for name in chosen}
+        folder = self.out / "arms" / arm / "maps"
+        if not chosen:
+            return []
 
         def run(report: Callable[[int, int], None]) -> None:
             from densityclip.inference.predictor import Predictor
             from densityclip.model.bundle import load_bundle
 
-            steps.explain(
-                chosen,
-                Predictor(load_bundle(bundle)),
-                folder,
-                truth=truth if truth.is_dir() else None,
-                sheet=f"GradCAM of the density score; model {arm}, cohort {name}",
-                progress=report,
-            )
+            predictor = Predictor(load_bundle(bundle))
+            title = f"GradCAM of the density score: model {arm}"
+            steps.explain(chosen, predictor, folder, truth=truth, title=title, progress=report)
 
-        request = [hash_table(chosen), hash_file(bundle / "provenance.json")]
-        self._step(f"explain {arm} {name}", request, [folder / "explain.json"], run)
-        return folder
+        request = [{name: hash_table(table) for name, table in chosen.items()}, hash_file(bundle / "provenance.json")]
+        self._step(f"explain {arm}", request, [folder / name / "explain.json" for name in chosen], run)
+        return [folder / name for name in chosen]
 
     def _report(
         self,
@@ -254,6 +250,7 @@ class StudyRun:
             )
             for arm, folders in maps.items()
             for folder in folders
+            if self.study.cohorts[folder.name].redistribute
         ]
         trainings = {arm: pl.read_csv(self.out / "arms" / arm / "training.csv") for arm in models}
         audits = {name: read_json(index.parent / "audit.json", "densityclip index") for name, index in indexes.items()}
@@ -321,21 +318,24 @@ def _map_caption(folder: Path) -> str:
     """What the figures about a cohort's maps say, in a sentence per modality."""
     summary = read_json(folder / "explain.json", "densityclip explain")
     figures = {(row["modality"], row["figure"]): row for row in summary["figures"]}
-    sentences = []
-    for modality in sorted({modality for modality, _ in figures}):
-        inside, share = figures[modality, "energy_inside"], figures[modality, "breast_share"]
-        text = (
-            f"{modality} (n={inside['images']} images): {100 * inside['mean']:.0f}% of the heat lies inside "
-            f"the breast, which covers {100 * share['mean']:.0f}% of the canvas"
-        )
-        if (modality, "gland_auc") in figures:
-            gland, grey = figures[modality, "gland_auc"], figures[modality, "brightness_auc"]
-            text += (
-                f"; agreement with the known fibroglandular tissue AUC {_with_interval(gland)}, "
-                f"the image's own brightness {_with_interval(grey)}"
-            )
-        sentences.append(text + ".")
-    return " ".join(sentences)
+    present = {modality for modality, _ in figures}
+    return " ".join(_map_sentence(name, figures) for name in MODALITIES if name in present)
+
+
+def _map_sentence(modality: str, figures: dict[tuple[str, str], dict[str, Any]]) -> str:
+    inside, share = figures.get((modality, "energy_inside")), figures[modality, "breast_share"]
+    if inside is None:
+        return f"{modality} (n={share['images']} images): no map has any heat."
+    text = (
+        f"{modality} (n={share['images']} images): {100 * inside['mean']:.0f}% of the heat lies inside the breast, "
+        f"which covers {100 * share['mean']:.0f}% of the canvas"
+    )
+    gland, grey = figures.get((modality, "gland_auc")), figures.get((modality, "brightness_auc"))
+    if gland is None or grey is None:
+        return text + "."
+    text += f"; it finds the known fibroglandular tissue with AUC {_with_interval(gland)}"
+    verdict = "more than" if gland["mean"] > grey["mean"] else "no more than"
+    return f"{text}, {verdict} the image's own brightness does ({_with_interval(grey)})."
 
 
 def _with_interval(row: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from densityclip.artifacts import LOGITS, PROBABILITIES, read_table
+from densityclip.artifacts import LOGITS, PROBABILITIES, read_json, read_table
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.imaging.recipe import Recipe
@@ -107,3 +107,23 @@ def test_gathering_a_folder_of_everything_counts_every_file_once(some, tmp_path:
     pictures = found.filter(pl.col("path").str.ends_with("g"))
     assert pictures["exam_id"].null_count() == 2
     assert pictures["modality"].to_list() == ["unknown"] * 2
+
+
+def test_a_cache_gives_a_row_per_image_its_exams_and_the_parts_of_its_patients(road: Path, tmp_path: Path, densityclip):
+    cache, out = road / "cohorts" / "internal" / "cache", tmp_path / "out"
+    model = ["--model", road / "arms" / "multi" / "bundle"]
+    done = densityclip("predict", cache, *model, "--splits", road / "splits.parquet", "--out", out)
+    assert done.returncode == 0, done.stderr
+    table = read_table(out / "predictions.parquet", "predictions")
+    study = read_table(road / "predictions.parquet", "predictions")
+    study = study.filter((pl.col("arm") == "multi") & (pl.col("cohort") == "internal"))
+    keys = ["level", "patient_id", "exam_id", "laterality", "image_id"]
+    joined = table.join(study, on=keys, how="full", nulls_equal=True, suffix="_study")
+    assert len(joined) == len(table) == len(study)
+    assert joined["part"].equals(joined["part_study"])
+    assert (joined["prob_c"] - joined["prob_c_study"]).abs().max() < 1e-9
+    # What was trained on is not scored.
+    scored = densityclip("evaluate", out, "--out", tmp_path / "evaluation", "--resamples", "100")
+    assert scored.returncode == 0, scored.stderr
+    cells = read_json(tmp_path / "evaluation" / "metrics.json", "")["cells"]
+    assert {cell["part"] for cell in cells} == {"test"}
