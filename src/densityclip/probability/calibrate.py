@@ -19,9 +19,10 @@ _TEMPERATURES = (0.05, 20.0)
 class Calibration:
     """What turns an image's logits into its probabilities: `softmax(logits / temperature + prior_shift)`.
 
-    Class weights make a training behave as if its categories were equally frequent; the shift puts the frequencies of
-    the training data back (logit adjustment after the fact, arXiv:2007.07314, section 4.1). Another site's
-    frequencies may differ: that is recalibration, not this.
+    In the contrastive softmax an image is compared with the captions of its batch, and a category has as many of them
+    as it has images: its frequency cancels, and the logits carry the class weights alone as their prior. The shift puts
+    the frequencies of the training data back (logit adjustment after the fact, arXiv:2007.07314, section 4.1). Another
+    site's frequencies may differ: that is recalibration, not this.
 
     Attributes:
         temperature: Above one where the model was too sure of itself.
@@ -63,18 +64,21 @@ class Calibration:
 
 
 def prior_shift(counts: Sequence[int], weights: ArrayLike) -> tuple[float, ...]:
-    """What puts the categories' frequencies back after a weighted training.
+    """What puts the categories' frequencies back after a contrastive training.
+
+    With n_k captions of category k in the batch, the softmax of an image fits n_k exp(s_k) to w_k p(k) p(x|k). As n_k
+    follows p(k), exp(s_k) goes to w_k p(x|k), and what is wanted is p(k) p(x|k).
 
     Args:
         counts: Training images per category; half an image is added to each, so that none is impossible.
         weights: `[4]` class weights that the training used.
 
     Returns:
-        ln(frequency) - ln(share of the weighted loss), centred on zero.
+        ln(frequency) - ln(weight), centred on zero.
     """
     number = np.asarray(counts, dtype=float) + 0.5
     weight = np.where(np.asarray(weights) > 0, weights, 1.0).astype(float)
-    shift = np.log(number / number.sum()) - np.log(weight * number / (weight * number).sum())
+    shift = np.log(number / weight)
     return tuple(float(value) for value in shift - shift.mean())
 
 

@@ -268,7 +268,7 @@ def _write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
 
 
 def _training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any]:
-    """What the bundle says of its data: counts, and the prior that the weighted loss had."""
+    """What the bundle says of its data: counts, and the prior that its logits carry (`calibrate.prior_shift`)."""
     from densityclip.training.weighting import class_weights
 
     counts = np.bincount(train.labels, minlength=4)
@@ -281,7 +281,7 @@ def _training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any
         "images_by_modality": {
             name: int((train.modalities == index).sum()) for index, name in enumerate(config.modalities)
         },
-        "training_prior": dict(zip(CATEGORIES, (weights * counts / len(train)).round(6).tolist(), strict=True)),
+        "training_prior": dict(zip(CATEGORIES, (weights / weights.sum()).round(6).tolist(), strict=True)),
     }
 
 
