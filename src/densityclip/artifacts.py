@@ -173,11 +173,6 @@ def read_json(path: Path, made_by: str) -> Any:
         raise UserError(f"{path} is not readable JSON", f"make it again with `{made_by}`") from error
 
 
-def empty_table(kind: str) -> pl.DataFrame:
-    """A table of a kind with no rows."""
-    return pl.DataFrame(schema=SCHEMAS[kind])
-
-
 def conform(table: pl.DataFrame, kind: str) -> pl.DataFrame:
     """Put a table into the schema of its kind: columns in order, absent ones null, types cast.
 

@@ -37,9 +37,6 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"densityclip: {error}\n")
         sys.exit(EXIT_NOTHING_DONE)
-    except KeyboardInterrupt:
-        sys.stderr.write("densityclip: stopped. The same command goes on where it stopped.\n")
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
@@ -149,6 +146,7 @@ def prepare(
 
     start = steps.read_recipe(recipe) if recipe is not None else Recipe().sized(size)
     path = index / steps.INDEX if index.is_dir() else index
+    terminal.say(steps.preparation_estimate(path, start.with_overrides(set_ or []), workers))
     with terminal.progress("prepare") as report:
         done, refused = steps.prepare(path, out, start.with_overrides(set_ or []), workers=workers, progress=report)
     terminal.say(f"{done} images prepared, {refused} refused; the cache is {out}.")

@@ -85,8 +85,3 @@ def predicted_category(probabilities: ArrayLike) -> NDArray[np.str_]:
 def prob_dense(probabilities: ArrayLike) -> NDArray[np.float64]:
     """Probability of dense tissue (C or D) of each row of `[n, 4]`, in `[0, 1]`."""
     return np.asarray(probabilities, dtype=float)[:, 2:].sum(axis=1)
-
-
-def expected_density(probabilities: ArrayLike) -> NDArray[np.float64]:
-    """Mean of the category on the scale 1 (A) to 4 (D) under each row of `[n, 4]`."""
-    return np.asarray(probabilities, dtype=float) @ np.arange(1.0, 5.0)

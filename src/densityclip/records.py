@@ -78,7 +78,7 @@ class ImageRecord:
 
     Attributes:
         image_id: Unique in the index; the SOP Instance UID where there is one.
-        path: Absolute path, or relative to the folder of the index.
+        path: Absolute path.
         exam_id: The Study Instance UID where there is one.
         density: BI-RADS category of this breast, or None.
         density_source: Where the label came from (`table`, `sr`, ...).

@@ -25,6 +25,7 @@ from densityclip.records import Part, Status
 
 if TYPE_CHECKING:
     from densityclip.inference.predictor import Predictor
+    from densityclip.model.bundle import Bundle
     from densityclip.training.config import TrainConfig
 
 Report = Callable[[int, int], None] | None
@@ -56,6 +57,10 @@ def index(
     from densityclip.datasets.contract import write_index
     from densityclip.report.audit_report import write_audit
 
+    given = {"columns": columns, "label_map": label_map, "no_files": no_files, "site": site, "institution": institution}
+    idle = _idle_options(dataset, given)
+    if idle:
+        raise UserError(f"--dataset {dataset} has no use for {', '.join(idle)}", "leave that out, or change --dataset")
     if dataset == "dicom":
         from densityclip.datasets.dicom_folder import index_dicom
 
@@ -72,6 +77,13 @@ def index(
     content = write_index(result, out, config=config, inputs={"table": hash_file(table)} if table else {})
     write_audit(out / "audit.html", content)
     return len(result.index), len(result.excluded)
+
+
+def _idle_options(dataset: str, options: Mapping[str, Any]) -> list[str]:
+    """Given options that this kind of dataset would pass over without a word."""
+    of_others = ("columns", "label_map", "no_files") if dataset == "dicom" else ("site", "institution")
+    spelled = {"columns": "--column"}
+    return [spelled.get(name, f"--{name.replace('_', '-')}") for name in of_others if options[name]]
 
 
 def split(
@@ -101,6 +113,13 @@ def split(
     return splits
 
 
+def read_splits(path: Path) -> pl.DataFrame:
+    """Read a split file, and refuse one that has a patient in two parts: files are merged and edited by hand."""
+    from densityclip.datasets.splits import check_splits
+
+    return check_splits(read_table(path, "splits"))
+
+
 def train(
     caches: Sequence[Path],
     splits: Path,
@@ -116,7 +135,7 @@ def train(
     from densityclip.training.fit import fit
 
     opened = [Cache.open(path) for path in caches]
-    return fit(opened, read_table(splits, "splits"), foundation, out, config, data=data, progress=progress)
+    return fit(opened, read_splits(splits), foundation, out, config, data=data, progress=progress)
 
 
 def predict(
@@ -153,6 +172,8 @@ def predict(
     from densityclip.model.bundle import load_bundle
 
     loaded = load_bundle(bundle)
+    if is_cache(source) and splits is None:
+        _refuse_training_cache(source, loaded)
     predictor = Predictor(loaded)
     found, excluded = _found(source, workers)
     if is_cache(source):
@@ -162,7 +183,7 @@ def predict(
         images = image_table(_counted(files, len(found), progress), predictor.calibration)
         images = pl.concat([images, _refused_images(excluded)])
     if splits is not None:
-        images = with_parts(images, read_table(splits, "splits"), fold=loaded.provenance["training"]["config"]["fold"])
+        images = with_parts(images, read_splits(splits), fold=loaded.provenance["training"]["config"]["fold"])
     table = all_levels(images)
     write_predictions(table, out, config={"model": loaded.model_hash}, inputs={"index": hash_table(found)})
     write_answers(table, loaded, out / "exams")
@@ -171,6 +192,14 @@ def predict(
     if overlay and len(usable):
         explain({"": usable}, predictor, out / "overlays", progress=progress)
     return table
+
+
+def _refuse_training_cache(cache: Path, bundle: "Bundle") -> None:
+    if hash_file(cache / "rows.parquet") in bundle.provenance["training"]["caches"]:
+        raise UserError(
+            f"the model was trained on patients of {cache}, and without their parts they would be scored like others",
+            "name the split file of the training with --splits",
+        )
 
 
 def is_cache(source: Path) -> bool:
@@ -362,6 +391,15 @@ def prepare(
 
     summary = build_cache(read_table(index_path, "index"), out, recipe, workers=workers, progress=progress)
     return summary.images, summary.refused
+
+
+def preparation_estimate(index_path: Path, recipe: Recipe, workers: int) -> str:
+    """How large a cache will be and how long it will take, in a sentence, from a few images prepared on the spot."""
+    from densityclip.imaging.cache import estimate
+
+    said = estimate(read_table(index_path, "index"), recipe)
+    minutes = said.seconds / max(1, workers) / 60
+    return f"The cache will take {said.bytes / 1e6:.0f} MB and about {max(0.1, minutes):.1f} minutes."
 
 
 def compare(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:

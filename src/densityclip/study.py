@@ -18,6 +18,7 @@ from densityclip.artifacts import (
     write_json,
     write_table,
 )
+from densityclip.datasets.splits import DEFAULT_SHARES
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
@@ -86,6 +87,8 @@ class StudyRun:
             )
             source, table = exams / "dicom", exams / "labels.csv"
         assert source is not None
+        if cohort.generate is None:
+            request = [request, _listing(source), _listing(table) if table is not None else None]
         path = folder / steps.INDEX
 
         def run(report: Callable[[int, int], None]) -> None:
@@ -190,7 +193,7 @@ class StudyRun:
         request = [hash_file(bundle / "provenance.json"), hash_file(cache / "rows.parquet"), hash_file(splits)]
 
         def run(report: Callable[[int, int], None]) -> None:
-            mine = read_table(splits, "splits").filter(pl.col("cohort") == name)
+            mine = steps.read_splits(splits).filter(pl.col("cohort") == name)
             table = steps.predict_cohort(cache, bundle, mine, arm=arm, progress=report)
             write_table(table, path, "predictions")
 
@@ -257,7 +260,7 @@ class StudyRun:
         with self.progress("report") as report:
             path = write_study_report(
                 self.out / "report.html",
-                study=self._described(),
+                study=self._described(models),
                 metrics=metrics,
                 trainings=trainings,
                 sheets=sheets,
@@ -267,7 +270,7 @@ class StudyRun:
             report(1, 1)
         return path
 
-    def _described(self) -> dict[str, Any]:
+    def _described(self, models: dict[str, Path]) -> dict[str, Any]:
         """What the report says of the study."""
         study = self.study
         notes = {}
@@ -280,17 +283,48 @@ class StudyRun:
             "title": study.title,
             "generated": study.generated,
             "class_mix_notes": notes,
-            "arms": {arm: self._arm_sentence(arm) for arm in study.arms},
+            "model_note": self._model_note(),
+            "arms": {arm: self._arm_sentence(arm, models[arm]) for arm in study.arms},
+            "trained": {arm: list(study.train_config(arm).modalities) for arm in study.arms},
+            "methods": self._methods(),
             "primary": study.primary.model_dump()
             | {"part": "test" if study.cohorts[study.primary.cohort].role == "internal" else "external"},
         }
 
-    def _arm_sentence(self, arm: str) -> str:
-        config = self.study.train_config(arm)
+    def _model_note(self) -> str:
+        if self.study.foundation.path is not None:
+            return ""
         return (
-            f"trained on {', '.join(config.modalities)}: {config.steps} steps of {config.batch_size} images, "
-            f"{config.class_weights} class weights, {config.modality_weights} modality weights, seed {config.seed}"
+            "The model is a small stand-in of BiomedCLIP's shape that started from random weights, because the "
+            "pretrained weights do not come with the software: nothing here measures BiomedCLIP itself."
         )
+
+    def _arm_sentence(self, arm: str, bundle: Path) -> str:
+        config = self.study.train_config(arm)
+        data = read_json(bundle / "provenance.json", "densityclip train")["data"]
+        return (
+            f"trained on {', '.join(config.modalities)}: {data['images']:,} images of {data['patients']:,} patients, "
+            f"{config.steps} steps of {config.batch_size} images, {config.class_weights} class weights, "
+            f"{config.modality_weights} modality weights, seed {config.seed}"
+        )
+
+    def _methods(self) -> list[str]:
+        """What was done, as far as it is the same in every arm."""
+        config, recipe = self.study.train_config(next(iter(self.study.arms))), self.recipe
+        shares = ", ".join(f"{part} {100 * share:.0f}%" for part, share in DEFAULT_SHARES.items())
+        return [
+            f"Patients of internal cohorts were split, stratified by density: {shares} (seed {self.study.split_seed}). "
+            "Validation chose the checkpoint, calibration fitted one temperature; test and external were only scored.",
+            f"Images: the breast alone, chest wall to one side, {recipe.height} x {recipe.width} px, grey levels "
+            f"{recipe.intensity}; of a DBT volume the slices {recipe.dbt_slices}, whose probabilities are averaged.",
+            "Loss: contrastive between images and captions in BI-RADS words; captions of equal density are positives "
+            f"whatever modality they name; class weights {config.class_weights}; modality weights "
+            f"{config.modality_weights} (a moving average of each modality's class-balanced loss).",
+            "The checkpoint kept is the one with the best macro AUC, of uncalibrated probabilities, in the worst "
+            f"trained modality of the validation part, looked at every {config.validate_every} steps.",
+            "Probabilities: the class frequencies of the training part are put back, then one temperature, fitted on "
+            "the calibration part. External sites are scored with the model as it is.",
+        ]
 
     def _provenance(self, models: dict[str, Path]) -> dict[str, Any]:
         bundles = {arm: read_json(bundle / "provenance.json", "densityclip train") for arm, bundle in models.items()}
@@ -299,6 +333,7 @@ class StudyRun:
             "git_revision": git_revision(),
             "study": hash_json(self.study.model_dump(mode="json")),
             "recipe": self.recipe.to_dict() | {"hash": self.recipe.recipe_hash},
+            "foundation": next(iter(bundles.values()))["training"]["foundation"],
             "models": {
                 arm: {
                     "weights_sha256": content["hashes"]["open_clip_model.safetensors"],
@@ -308,6 +343,16 @@ class StudyRun:
                 for arm, content in bundles.items()
             },
         }
+
+
+def _listing(source: Path) -> str:
+    """Hash of the names, sizes and times of an archive's files, or of a table: what is cheap to see of a change."""
+    if not source.exists():
+        raise UserError(f"{source} does not exist", "correct `source` and `table` in the study file")
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    return hash_json(
+        [[path.relative_to(source).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    )
 
 
 def _ignore(_: Any) -> None:

@@ -1,6 +1,7 @@
 """What a study file says: cohorts, arms, one primary question. Parsed with every problem named at once."""
 
 import importlib.resources
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from densityclip.errors import UserError
+from densityclip.evaluation.metrics import METRICS
 from densityclip.imaging.recipe import Recipe
+from densityclip.records import MODALITIES
 from densityclip.training.config import TrainConfig
 
 
@@ -38,7 +41,7 @@ class Cohort(_Strict):
     Attributes:
         role: `internal` exams are split; `external` ones are only scored.
         generate: Generate the exams, or
-        source: take them from this folder,
+        source: take them from this folder (relative paths start at the study file),
         dataset: which is laid out so,
         table: with labels in this file.
         institution: Two cohorts of one institution may share patients that no id shows.
@@ -170,6 +173,15 @@ class Study(_Strict):
             problems.append(f"primary.cohort {self.primary.cohort!r} is not among the cohorts")
         named = (*self.primary.contrast, *self.explain.arms)
         problems += [f"arm {name!r} is named but not described" for name in named if name not in self.arms]
+        problems += [
+            f"{name!r} cannot name a cohort or arm: use letters, digits and -"
+            for name in (*self.cohorts, *self.arms)
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", name)
+        ]
+        if self.primary.metric not in METRICS:
+            problems.append(f"primary.metric {self.primary.metric!r} is not one of {', '.join(METRICS)}")
+        if self.primary.modality not in (*MODALITIES, "all"):
+            problems.append(f"primary.modality {self.primary.modality!r} is not one of {', '.join(MODALITIES)}, all")
         if "modalities" in self.training:
             problems.append("modalities belong to the arms, not to `training`")
         if problems:
@@ -224,7 +236,19 @@ def read_study(path: Path) -> Study:
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not readable YAML", "mend it, or start from a study file that ships") from error
-    return parse_study(content, str(path))
+    return parse_study(_beside(content, path.absolute().parent), str(path))
+
+
+def _beside(content: Any, folder: Path) -> Any:
+    """The content with its relative paths taken from the folder of the study file, not from where one happens to be."""
+    if not isinstance(content, dict):
+        return content
+    holders = [content.get("foundation"), *(content.get("cohorts") or {}).values()]
+    for holder in (holder for holder in holders if isinstance(holder, dict)):
+        for key in ("source", "table", "path"):
+            if isinstance(holder.get(key), str):
+                holder[key] = str(folder / holder[key])
+    return content
 
 
 def parse_study(content: Any, name: str) -> Study:
@@ -233,8 +257,8 @@ def parse_study(content: Any, name: str) -> Study:
     Raises:
         UserError: A key is unknown or missing, or a value is wrong.
     """
-    if not isinstance(content, dict):
-        raise UserError(f"{name} holds no settings", "start from a study file that ships")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{name} holds no settings by name", "start from a study file that ships")
     try:
         return Study(**content)
     except ValidationError as error:
@@ -286,11 +310,16 @@ def read_train_config(path: Path | None, overrides: list[str]) -> TrainConfig:
             content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} is not readable YAML", "mend it, or give settings with --set") from error
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise UserError(f"{path} holds no settings by name", "write it as lines of key: value")
     for text in overrides:
         name, equals, value = text.removeprefix("train.").partition("=")
         if not equals:
             raise UserError(f"--set {text} has no value", "write it as --set key=value")
-        content[name] = yaml.safe_load(value)
+        try:
+            content[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {text} is not readable", "write lists as [DM, s2D], numbers plain") from error
     try:
         return TrainConfig(**content)
     except ValidationError as error:

@@ -230,3 +230,29 @@ def test_any_nesting_of_counts_becomes_a_page(tmp_path):
     assert "schema version" not in page
     kinds = {block.title: block.kind for block in blocks(audit)}
     assert kinds == {"Totals": "facts", "By": "table", "Odd": "group", "Reasons": "bars"}
+
+
+def test_an_arm_that_never_saw_a_kind_of_image_is_named_beside_the_answer():
+    from densityclip.report.words import answer
+
+    estimate = {"value": 0.05, "low": 0.02, "high": 0.08, "excludes_zero": True}
+    shared = {"value": -0.02, "low": -0.05, "high": 0.01, "excludes_zero": False}
+    place = {"cohort": "internal", "part": "test", "site": "internal", "level": "image"}
+    cells = [
+        place
+        | {"arm": arm, "modality": modality, "n": 30, "n_patients": 10, "seeds": 1, "folds": 1}
+        | {"metrics": {"macro_auc": {"value": 0.8, "low": 0.7, "high": 0.9}}}
+        for arm in ("multi", "single")
+        for modality in ("DM", "s2D", "all")
+    ]
+    differences = [
+        place | {"arms": ["multi", "single"], "modality": modality, "not_compared": "", "metrics": {"macro_auc": value}}
+        for modality, value in (("DM", estimate), ("s2D", shared), ("all", estimate))
+    ]
+    metrics = {"cells": cells, "differences": differences}
+    primary = place | {"metric": "macro_auc", "modality": "all", "contrast": ["multi", "single"]}
+    text = " ".join(answer(metrics, primary, {"multi": ["DM", "s2D"], "single": ["s2D"]}))
+    assert "single was never trained on DM" in text
+    assert "On s2D alone, which both were trained on, the difference is −0.020" in text
+    like = " ".join(answer(metrics, primary, {"multi": ["DM", "s2D"], "single": ["DM", "s2D"]}))
+    assert "never trained" not in like

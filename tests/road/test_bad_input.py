@@ -66,6 +66,8 @@ def test_a_corrupt_dicom_among_good_ones_is_a_row_and_exit_code_1(
     assert table.filter(pl.col("status") == "ok")["image_id"].n_unique() == len(good)
     assert set(table.filter(pl.col("status") == "refused")["reason"]) <= {"duplicate", "truncated", "unreadable"}
     assert len(table.filter(pl.col("status") == "refused")) == 2
+    refused = table.filter(pl.col("status") == "refused")["image_id"].to_list()
+    assert refused == ["cut.dcm", "html.dcm"]
     assert f"{len(good)} of {len(good) + 2} images answered" in done.stdout
 
 

@@ -50,8 +50,15 @@ def test_no_patient_of_a_scored_part_is_in_another(road: Path):
     splits = read_table(road / "splits.parquet", "splits")
     assert splits.group_by("patient_id", "fold").agg(pl.col("part").n_unique())["part"].max() == 1
     predictions = read_table(road / "predictions.parquet", "predictions")
-    joined = predictions.join(splits, on="patient_id", suffix="_split")
-    assert (joined["part"] == joined["part_split"]).all()
+    trained = splits.filter(pl.col("part") == "train")["patient_id"].n_unique()
+    for arm in ("single", "multi"):
+        said = read_json(road / "arms" / arm / "bundle" / "provenance.json", "")["data"]
+        assert said["patients"] == trained
+    cells = read_json(road / "metrics.json", "")["cells"]
+    scored = {cell["cohort"]: cell["n_patients"] for cell in cells if cell["modality"] != "all"}
+    for cohort, part in (("internal", "test"), ("rsna-like", "external"), ("embed-like", "external")):
+        mine = splits.filter((pl.col("cohort") == cohort) & (pl.col("part") == part))
+        assert scored[cohort] == len(mine)
     assert set(predictions.filter(pl.col("cohort") != "internal")["part"]) == {"external"}
 
 

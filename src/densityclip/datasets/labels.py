@@ -114,7 +114,8 @@ def parse_value(value: object, column: str, where: str) -> Any:
             return parse_density(text)
         except ValueError as error:
             raise UserError(
-                f"{where}, column density: {error}", "correct the table, or name its values with --label-map F=A,G=C"
+                f"{where}, column density: {error}",
+                "correct the table, or name its values with --dataset table --label-map F=A,G=C",
             ) from error
     if column == "age":
         try:

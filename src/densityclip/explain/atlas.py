@@ -1,6 +1,5 @@
 """A folder of maps: an overlay and the raw map of each image, a contact sheet, and figures about them."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from densityclip.artifacts import atomic_path, file_stem, write_json
+from densityclip.artifacts import SCHEMA_VERSION, atomic_path, file_stem, hash_json, write_json, write_manifest
+from densityclip.evaluation.bootstrap import Estimate, interval, patient_weights
 from densityclip.explain.maps import ImageMap, draw_sheet, map_figures, write_overlay
 
 FIGURES = ("energy_inside", "breast_share", "gland_auc", "brightness_auc")
@@ -53,6 +53,7 @@ def write_atlas(
     with atomic_path(out / "figures.csv") as temporary:
         table.write_csv(temporary)
     summary = {
+        "schema_version": SCHEMA_VERSION,
         "method": "GradCAM",
         "layer": "the last block's norm1, whose output its attention reads",
         "target": "density score: the four similarities weighted by their place on the scale",
@@ -60,6 +61,13 @@ def write_atlas(
         "images": len(maps),
         "figures": _figure_summary(table),
     }
+    write_manifest(
+        out / "explain.manifest.json",
+        step="explain",
+        config={"scale_max": scale_max, "target": summary["target"]},
+        inputs={"images": hash_json([item.row["image_id"] for item in maps])},
+        counts={"images": len(maps)},
+    )
     write_json(out / "explain.json", summary)
     return summary
 
@@ -84,28 +92,25 @@ def _figure_summary(table: pl.DataFrame) -> list[dict[str, Any]]:
             known = mine.filter(pl.col(name).is_not_null())
             if len(known) == 0:
                 continue
-            low, high = _mean_interval(known["patient_id"].to_list(), known[name].cast(pl.Float64).to_numpy())
+            # Plain image files state no patient: each is one by itself.
+            patients = known.select(pl.coalesce("patient_id", "image_id")).to_series().to_list()
+            mean = _mean(patients, known[name].cast(pl.Float64).to_numpy())
             summary.append(
                 {
                     "modality": modality,
                     "figure": name,
-                    "mean": float(known[name].mean()),  # type: ignore[arg-type]
-                    "low": low,
-                    "high": high,
+                    "mean": mean.value,
+                    "low": None if np.isnan(mean.low) else mean.low,
+                    "high": None if np.isnan(mean.high) else mean.high,
                     "images": len(known),
-                    "patients": known["patient_id"].n_unique(),
+                    "patients": len(set(patients)),
                 }
             )
     return summary
 
 
-def _mean_interval(patients: list[str], values: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """Percentile bootstrap of a mean over patients; nothing where there is one patient."""
-    names, place = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    if len(names) < 2:
-        return None, None
-    seed = int.from_bytes(hashlib.sha256("".join(names).encode()).digest()[:4])
-    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
-    weights = counts[:, place]
-    means = weights @ values / weights.sum(axis=1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+def _mean(patients: list[str], values: NDArray[np.float64]) -> Estimate:
+    """A mean with its interval over patients."""
+    position, counts = patient_weights(patients, resamples=1000, seed=0)
+    weights = counts[position].T  # [resamples, images]
+    return interval(float(values.mean()), weights @ values / np.maximum(weights.sum(axis=1), 1), len(set(patients)))

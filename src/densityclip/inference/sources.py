@@ -10,6 +10,7 @@ from densityclip.datasets.dicom_folder import index_files, is_side_car
 from densityclip.dicom.header import is_dicom
 from densityclip.dicom.image_file import IMAGE_EXTENSIONS
 from densityclip.errors import UserError
+from densityclip.reasons import Reason
 from densityclip.records import Modality
 
 
@@ -36,12 +37,20 @@ def gather(
         raise UserError(f"{source} holds {held}", "give a folder with DICOM files, or with JPEG, PNG or TIFF images")
     pictures = [path for path in tried if path.suffix.lower() in IMAGE_EXTENSIONS and not is_dicom(path)]
     result = index_files([path for path in tried if path not in set(pictures)], workers=workers, progress=progress)
-    found = pl.concat([result.index, _picture_rows(pictures, source.resolve())])
-    return found.sort("path"), result.excluded
+    root = source.resolve() if source.is_dir() else source.resolve().parent
+    found = pl.concat([result.index, _picture_rows(pictures, root)])
+    return found.sort("path"), _named_by_file(result.excluded, root)
 
 
-def _picture_rows(pictures: list[Path], source: Path) -> pl.DataFrame:
-    root = source if source.is_dir() else source.parent
+def _named_by_file(excluded: pl.DataFrame, root: Path) -> pl.DataFrame:
+    """Excluded files without an id of their own, or with that of another file, go by their name in the folder."""
+    names = [Path(path).relative_to(root).as_posix() for path in excluded["path"]]
+    by_file = pl.col("image_id").is_null() | (pl.col("reason") == Reason.DUPLICATE.value)
+    named = pl.when(by_file).then(pl.Series("image_id", names, dtype=pl.String)).otherwise(pl.col("image_id"))
+    return excluded.with_columns(named.alias("image_id"))
+
+
+def _picture_rows(pictures: list[Path], root: Path) -> pl.DataFrame:
     names = [path.relative_to(root).with_suffix("").as_posix() for path in pictures]
     # Two files may differ in their extension only.
     ids = [

@@ -85,6 +85,17 @@ def weights_path(folder: Path) -> Path:
     )
 
 
+def model_files(folder: Path) -> list[str]:
+    """Names of the files that make a model: config, weights, tokenizer, the text tower's config.
+
+    Raises:
+        UserError: The folder has no config or no weights.
+    """
+    read_config(folder)
+    optional = [name for name in (*TOKENIZER_FILES, f"{TEXT_FOLDER}/config.json") if (folder / name).is_file()]
+    return [CONFIG, weights_path(folder).name, *optional]
+
+
 def read_weights(path: Path, prefix: str = "") -> dict[str, "torch.Tensor"]:
     """Read tensors by name.
 

@@ -9,11 +9,10 @@ from densityclip.artifacts import SCHEMA_VERSION, atomic_path, hash_file, read_j
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
 from densityclip.model.biomedclip import (
-    CONFIG,
     SAFETENSORS,
-    TEXT_FOLDER,
     Foundation,
     load_image_tower,
+    model_files,
     read_config,
     save_foundation,
 )
@@ -30,7 +29,7 @@ EMBEDDINGS = "class_embeddings.safetensors"
 CALIBRATION = "calibration.json"
 PROVENANCE = "provenance.json"
 
-_HASHED = (CONFIG, SAFETENSORS, f"{TEXT_FOLDER}/config.json", RECIPE, PROMPTS, EMBEDDINGS, CALIBRATION)
+_OURS = (RECIPE, PROMPTS, EMBEDDINGS, CALIBRATION)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Bundle:
 
     @property
     def model_hash(self) -> str:
-        """SHA-256 over the bundle's files, from its provenance."""
+        """SHA-256 of the weights, from the provenance."""
         return str(self.provenance["hashes"][SAFETENSORS])
 
     def classifier(self) -> "DensityClassifier":
@@ -111,7 +110,7 @@ def save_bundle(
             "schema_version": SCHEMA_VERSION,
             "logit_scale": float(foundation.clip.logit_scale.exp()),
             **provenance,
-            "hashes": {name: hash_file(folder / name) for name in _HASHED},
+            "hashes": {name: hash_file(folder / name) for name in (*model_files(folder), *_OURS)},
         },
     )
 

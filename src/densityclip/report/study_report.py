@@ -49,7 +49,8 @@ def write_study_report(
     Args:
         out: The file to write.
         study: `title`; `generated` (bool); `class_mix_notes` (cohort to sentence); `primary` (`metric level modality
-            cohort part contrast`); optional: `arms` (name to sentence, in the order shown), `methods` (sentences).
+            cohort part contrast`); optional: `arms` (name to sentence, in the order shown), `trained` (arm
+            to its modalities), `model_note` (a sentence about the model, in the first lines), `methods` (sentences).
         metrics: Content of `metrics.json`.
         trainings: Arm to a table `step name value`.
         sheets: Heat maps.
@@ -69,7 +70,8 @@ def write_study_report(
         generated=bool(study["generated"]),
         class_mix_notes=study.get("class_mix_notes", {}),
         arm_notes=_arm_notes(study, arms),
-        answer=answer(metrics, primary),
+        answer=answer(metrics, primary, study.get("trained")),
+        model_note=study.get("model_note", ""),
         primary_metric=metric_name(primary["metric"]),
         primary_level=primary["level"],
         per_site=per_site(metrics, primary, arms),

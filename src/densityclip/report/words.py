@@ -22,12 +22,15 @@ def metric_name(name: str) -> str:
     return title if title.startswith("AUC") else title[0].lower() + title[1:]
 
 
-def answer(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> list[str]:
+def answer(
+    metrics: Mapping[str, Any], primary: Mapping[str, Any], trained: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
     """Paragraphs that answer the study's primary question.
 
     Args:
         metrics: Content of `metrics.json`.
         primary: `metric level modality cohort part contrast`, chosen before the results were seen.
+        trained: By arm, the modalities it was trained on: where they differ, the comparison is not of like with like.
     """
     place = {key: primary.get(key) for key in ("cohort", "part", "modality", "level")}
     better, reference = primary["contrast"]
@@ -43,8 +46,41 @@ def answer(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> list[str]:
     return [
         _reached(cells[0], cells[1], primary),
         _verdict(difference["metrics"][primary["metric"]], primary),
+        *_unlike(metrics, primary, place, trained or {}),
         _reach(metrics, cells[0]),
     ]
+
+
+def _unlike(
+    metrics: Mapping[str, Any],
+    primary: Mapping[str, Any],
+    place: Mapping[str, Any],
+    trained: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """Where an arm never saw a kind of image that it is tested on: say so, and show the kinds that both saw."""
+    first, second = primary["contrast"]
+    tested = [
+        cell["modality"]
+        for cell in metrics["cells"]
+        if cell["arm"] == first and all(cell[key] == place[key] for key in ("cohort", "part", "level"))
+    ]
+    tested = [name for name in dict.fromkeys(tested) if name not in ("all", "unknown")]
+    if place["modality"] != "all" or first not in trained or second not in trained:
+        return []
+    strange = {arm: [name for name in tested if name not in trained[arm]] for arm in (first, second)}
+    if not any(strange.values()):
+        return []
+    said = [f"{arm} was never trained on {' or '.join(names)}" for arm, names in strange.items() if names]
+    shared = []
+    for name in (name for name in tested if name in trained[first] and name in trained[second]):
+        found = find_difference(metrics, primary["contrast"], **{**place, "modality": name})
+        if found is not None and found["metrics"] and found["metrics"][primary["metric"]]["value"] is not None:
+            estimate = found["metrics"][primary["metric"]]
+            shared.append(
+                f"On {name} alone, which both were trained on, the difference is "
+                f"{number(estimate['value'], signed=True)} ({interval_text(estimate, signed=True)})."
+            )
+    return [f"Read it with care: {'; '.join(said)}, and these images are part of this test. {' '.join(shared)}".strip()]
 
 
 def _reached(first: Mapping[str, Any], second: Mapping[str, Any], primary: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from densityclip.records import GENERATED_LABEL, Part
 from densityclip.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from lightning import Callback, Trainer
+    from lightning import Callback
 
     from densityclip.model.biomedclip import Foundation
     from densityclip.training.batches import ImageStore
@@ -75,6 +75,7 @@ def fit(
         "caches": [hash_file(cache.path / "rows.parquet") for cache in caches],
         "splits": hash_table(splits),
         "foundation": _foundation_hash(foundation_folder),
+        "data": data,
     }
     bundle = out / BUNDLE
     if _begun_with(out, request) and (bundle / "provenance.json").is_file():
@@ -89,9 +90,10 @@ def fit(
 
 
 def _foundation_hash(folder: Path) -> str:
-    from densityclip.model.biomedclip import weights_path
+    """Over everything that makes the model: weights, configs, tokenizer."""
+    from densityclip.model.biomedclip import model_files
 
-    return hash_file(weights_path(folder))
+    return hash_json({name: hash_file(folder / name) for name in model_files(folder)})
 
 
 def _begun_with(out: Path, request: dict[str, Any]) -> bool:
@@ -112,6 +114,7 @@ def _stores(
 ) -> tuple["ImageStore", "ImageStore", "ImageStore"]:
     from densityclip.training.batches import ImageStore
 
+    _check_known(caches, splits)
     if config.fold not in splits["fold"].to_list():
         raise UserError(f"the splits have no fold {config.fold}", "set fold to one of those in splits.parquet")
     train, validation, calibration = (
@@ -121,6 +124,20 @@ def _stores(
     _check_part(train, Part.TRAIN, config.modalities)
     _check_part(validation, Part.VALIDATION, config.modalities)
     return train, validation, calibration
+
+
+def _check_known(caches: Sequence[Cache], splits: pl.DataFrame) -> None:
+    """Every image is in one cache, and every patient has a part."""
+    rows = pl.concat(cache.rows.select("image_id", "patient_id").unique() for cache in caches)
+    twice = rows["image_id"].is_duplicated().sum() // 2
+    if twice:
+        raise UserError(f"{twice} images stand in more than one of the caches", "give each cache once")
+    strangers = rows.join(splits, on="patient_id", how="anti")["patient_id"].n_unique()
+    if strangers:
+        raise UserError(
+            f"{strangers} patients of the caches have no part in the splits",
+            "make the splits from the indexes of these caches with `densityclip split`",
+        )
 
 
 def _check_part(store: "ImageStore", part: Part, modalities: Sequence[str]) -> None:
@@ -218,7 +235,7 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
-    _load_best(task, best.best_model_path or str(last), trainer)
+    _load_best(task, checkpoints / "best.ckpt")
 
 
 class _Loader:
@@ -238,13 +255,25 @@ def _pieces(number: int) -> _Loader:
     return _Loader([np.arange(start, min(start + 128, number)) for start in range(0, number, 128)])
 
 
-def _load_best(task: "ContrastiveTask", path: str, trainer: "Trainer") -> None:
+def _best_round(history: Sequence[tuple[int, str, float]]) -> tuple[float, int]:
+    """Value and step of the best validation, the earliest of equals."""
+    from densityclip.training.task import SELECTED_BY
+
+    scores = [(value, step) for step, name, value in history if name == SELECTED_BY]
+    return max(scores, key=lambda pair: (pair[0], -pair[1]))
+
+
+def _load_best(task: "ContrastiveTask", path: Path) -> None:
     import torch
 
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    task.load_state_dict(state)
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if checkpoint["global_step"] != _best_round(task.history)[1]:
+        # Lightning forgets which checkpoint was the best when the folder was moved between two runs.
+        raise UserError(
+            f"{path} is not of the best round that training.csv would name", "remove the model folder and train again"
+        )
+    task.load_state_dict(checkpoint["state_dict"])
     task.to("cpu").eval()
-    logger.info("best checkpoint of %d steps: %s", trainer.global_step, Path(path).name)
 
 
 def _progress_callback(steps: int, progress: Callable[[int, int], None] | None) -> "Callback":
@@ -300,8 +329,7 @@ def _finish(
 
     embeddings = class_embeddings(task.clip, task.tokenizer, task.prompts, task.config.modalities)
 
-    scores = [(value, step) for step, name, value in task.history if name == SELECTED_BY]
-    best = max(scores, key=lambda pair: (pair[0], -pair[1]))
+    best = _best_round(task.history)
     save_bundle(
         bundle,
         foundation,
