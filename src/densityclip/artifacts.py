@@ -183,6 +183,9 @@ def conform(table: pl.DataFrame, kind: str) -> pl.DataFrame:
     unknown = set(table.columns) - set(schema)
     if unknown:
         raise ValueError(f"{kind} has no columns {sorted(unknown)}")
+    if not table.columns:
+        # Selecting literals from a table without columns would make up a row.
+        return pl.DataFrame(schema=schema)
     return table.select(
         (pl.col(name) if name in table.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in schema.items()

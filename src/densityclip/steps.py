@@ -256,7 +256,7 @@ def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
     from densityclip.inference.predictor import refused_row
 
     rows = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
-    return conform(pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(), "predictions")
+    return conform(pl.DataFrame(rows, infer_schema_length=None), "predictions")
 
 
 def _counted(items: Any, total: int, progress: Report) -> Any:

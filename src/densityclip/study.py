@@ -185,7 +185,12 @@ class StudyRun:
         ]
         table = pl.concat(parts)
         inputs = {arm: hash_file(bundle / "provenance.json") for arm, bundle in models.items()}
-        steps.write_predictions(table, self.out, config={"study": self.study.name}, inputs=inputs)
+
+        def run(report: Callable[[int, int], None]) -> None:
+            steps.write_predictions(table, self.out, config={"study": self.study.name}, inputs=inputs)
+            report(1, 1)
+
+        self._step("predictions", hash_table(table), [self.out / steps.PREDICTIONS], run)
         return table
 
     def _predict_one(self, arm: str, bundle: Path, name: str, cache: Path, splits: Path) -> pl.DataFrame:

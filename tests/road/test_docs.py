@@ -61,12 +61,18 @@ def test_the_commands_of_the_readme_run_as_they_stand(workplace: Path):
         assert done.returncode == 0, (command, done.stderr[-1500:])
         assert "Traceback" not in done.stderr
         ran.append(command[1])
-    assert ran == ["phantom", "index", "split", "prepare", "train", "predict", "evaluate", "explain", "study"]
+    assert ran == ["phantom", "index", "split", "prepare", "train", "predict", "evaluate", "predict", "explain"]
     assert len(list((workplace / "answers" / "overlays").glob("*.png"))) == 12
     assert len(list((workplace / "answers" / "exams").glob("*.json"))) == 1
     assert (workplace / "evaluation" / "report.html").is_file()
     assert (workplace / "maps" / "sheet.png").is_file()
     shutil.rmtree(workplace / "exams")
+
+
+def test_every_link_between_the_documents_leads_somewhere():
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).is_file(), (document.name, target)
 
 
 def test_the_contracts_page_has_the_columns_and_words_of_the_code():
