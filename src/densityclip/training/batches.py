@@ -199,14 +199,15 @@ def apply_augmentation(pixels: Tensor, parameters: Tensor, generator: torch.Gene
     height, width = pixels.shape[1:]
     cosine, sine, scale = angle.cos(), angle.sin(), (-log_scale).exp()
     upright = 1 - 2 * flip
-    # Columns act on (x, y) in [-1, 1]; the aspect keeps a rotation a rotation on a canvas that is not square.
-    rows = (
-        torch.stack([scale * cosine, -scale * sine * upright * height / width, 2 * across], dim=1),
-        torch.stack([scale * sine * width / height, scale * cosine * upright, 2 * down], dim=1),
-    )
-    grid = functional.affine_grid(torch.stack(rows, dim=1), [len(pixels), 1, height, width], align_corners=False)
+    # Pixel centres in [-1, 1] as affine_grid places them; written out, because that call took a third of the time.
+    x = ((2 * torch.arange(width) + 1) / width - 1)[None, None, :]
+    y = ((2 * torch.arange(height) + 1) / height - 1)[None, :, None]
+    each = (slice(None), None, None)
+    # The aspect keeps a rotation a rotation on a canvas that is not square.
+    grid_x = (scale * cosine)[each] * x - (scale * sine * upright * height / width)[each] * y + 2 * across[each]
+    grid_y = (scale * sine * width / height)[each] * x + (scale * cosine * upright)[each] * y + 2 * down[each]
+    grid = torch.stack([grid_x, grid_y], dim=-1)
     moved = functional.grid_sample(pixels.unsqueeze(1), grid, align_corners=False).squeeze(1)
-    column = (slice(None), None, None)
-    grey = moved.clamp(min=0).pow(log_gamma.exp()[column]) * contrast[column]
-    speckle = noise[column] * torch.randn(grey.shape, generator=generator)
+    grey = moved.clamp(min=0).pow(log_gamma.exp()[each]) * contrast[each]
+    speckle = noise[each] * torch.randn(grey.shape, generator=generator)
     return torch.where(moved > 0, grey + speckle, moved).clamp(0, 1)

@@ -151,7 +151,7 @@ class ContrastiveTask(lightning.LightningModule):
             {"params": [value for value in trained if value.ndim >= 2], "weight_decay": self.config.weight_decay},
             {"params": [value for value in trained if value.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
         warmup, steps = self.config.warmup_steps, self.config.steps
 
         def share(step: int) -> float:
