@@ -383,9 +383,10 @@ def _map_sentence(modality: str, figures: dict[tuple[str, str], dict[str, Any]])
     gland, grey = figures.get((modality, "gland_auc")), figures.get((modality, "brightness_auc"))
     if gland is None or grey is None:
         return text + "."
-    text += f"; it finds the known fibroglandular tissue with AUC {_with_interval(gland)}"
-    verdict = "more than" if gland["mean"] > grey["mean"] else "no more than"
-    return f"{text}, {verdict} the image's own brightness does ({_with_interval(grey)})."
+    return (
+        f"{text}; it finds the known fibroglandular tissue with AUC {_with_interval(gland)}, "
+        f"the image's own brightness with {_with_interval(grey)}."
+    )
 
 
 def _with_interval(row: dict[str, Any]) -> str:

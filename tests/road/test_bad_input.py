@@ -12,7 +12,7 @@ import pytest
 from densityclip.artifacts import read_table
 
 
-def mistake(done: subprocess.CompletedProcess[str], *says: str) -> None:
+def assert_mistake(done: subprocess.CompletedProcess[str], *says: str) -> None:
     """Exit code 2 and one sentence, with what it says."""
     assert done.returncode == 2, (done.returncode, done.stderr[-500:])
     assert "Traceback" not in done.stderr
@@ -37,7 +37,7 @@ def exam(road: Path) -> Path:
 def test_an_empty_folder(command: str, bundle: Path, tmp_path: Path, densityclip):
     (tmp_path / "empty").mkdir()
     model = [] if command == "index" else ["--model", bundle]
-    mistake(
+    assert_mistake(
         densityclip(command, tmp_path / "empty", *model, "--out", tmp_path / "out"), "holds no files", "give a folder"
     )
 
@@ -49,7 +49,7 @@ def test_a_folder_of_text_files(command: str, bundle: Path, tmp_path: Path, dens
     for number in range(3):
         (folder / f"{number}.txt").write_text("no image")
     model = [] if command == "index" else ["--model", bundle]
-    mistake(densityclip(command, folder, *model, "--out", tmp_path / "out"), "holds only")
+    assert_mistake(densityclip(command, folder, *model, "--out", tmp_path / "out"), "holds only")
 
 
 def test_a_corrupt_dicom_among_good_ones_is_a_row_and_exit_code_1(
@@ -78,7 +78,9 @@ def test_a_test_pattern_without_a_breast_is_refused_for_that_reason(
     folder.mkdir()
     for path in real_images.glob("mg_pattern_*.dcm"):
         shutil.copyfile(path, folder / path.name)
-    mistake(densityclip("predict", folder, "--model", bundle, "--out", tmp_path / "out"), "no image could be used")
+    assert_mistake(
+        densityclip("predict", folder, "--model", bundle, "--out", tmp_path / "out"), "no image could be used"
+    )
     table = read_table(tmp_path / "out" / "predictions.parquet", "predictions")
     images = table.filter(pl.col("level") == "image")
     assert len(images) == 2
@@ -88,19 +90,23 @@ def test_a_test_pattern_without_a_breast_is_refused_for_that_reason(
 @pytest.mark.parametrize("given", ["folder", "missing", "foundation"])
 def test_a_bundle_that_is_not_one(given: str, road: Path, exam: Path, tmp_path: Path, densityclip):
     model = {"folder": exam, "missing": tmp_path / "nowhere", "foundation": road / "foundation"}[given]
-    mistake(densityclip("predict", exam, "--model", model, "--out", tmp_path / "out"), "is not a bundle", "bundle/")
+    assert_mistake(
+        densityclip("predict", exam, "--model", model, "--out", tmp_path / "out"), "is not a bundle", "bundle/"
+    )
 
 
 def test_a_cache_made_with_another_recipe(road: Path, bundle: Path, tmp_path: Path, densityclip):
     index = road / "cohorts" / "rsna-like"
     assert densityclip("prepare", index, "--out", tmp_path / "c", "--size", "96").returncode == 0
-    mistake(densityclip("predict", tmp_path / "c", "--model", bundle, "--out", tmp_path / "o"), "recipe", "prepare")
+    assert_mistake(
+        densityclip("predict", tmp_path / "c", "--model", bundle, "--out", tmp_path / "o"), "recipe", "prepare"
+    )
     again = densityclip("prepare", index, "--out", tmp_path / "c", "--size", "128")
-    mistake(again, "another recipe")
+    assert_mistake(again, "another recipe")
     both = [tmp_path / "c", road / "cohorts" / "internal" / "cache"]
     rest = ["--splits", road / "splits.parquet", "--foundation", road / "foundation", "--out", tmp_path / "m"]
-    mistake(densityclip("train", *both, *rest), "different recipes")
-    mistake(
+    assert_mistake(densityclip("train", *both, *rest), "different recipes")
+    assert_mistake(
         densityclip("train", tmp_path / "c", *rest, "--set", "modalities=[DM]"), "the train part has no labelled DM"
     )
 
@@ -108,14 +114,14 @@ def test_a_cache_made_with_another_recipe(road: Path, bundle: Path, tmp_path: Pa
 def test_an_unknown_config_key_is_named_wherever_it_stands(road: Path, tmp_path: Path, densityclip):
     cache = road / "cohorts" / "internal" / "cache"
     rest = ["--splits", road / "splits.parquet", "--foundation", road / "foundation", "--out", tmp_path / "m"]
-    mistake(densityclip("train", cache, *rest, "--set", "stpes=3"), "stpes", "the keys are")
-    mistake(
+    assert_mistake(densityclip("train", cache, *rest, "--set", "stpes=3"), "stpes", "the keys are")
+    assert_mistake(
         densityclip("prepare", road / "cohorts/internal", "--out", tmp_path / "c", "--set", "recipe.colour=red"),
         "colour",
     )
     study = tmp_path / "study.yaml"
     study.write_text("name: x\ntitle: x\nsurprise: 1\ncohorts: {}\n")
-    mistake(densityclip("study", study, "--out", tmp_path / "s"), "surprise", "foundation")
+    assert_mistake(densityclip("study", study, "--out", tmp_path / "s"), "surprise", "foundation")
 
 
 def test_a_label_outside_a_to_d_is_named_with_row_and_column(road: Path, tmp_path: Path, densityclip):
@@ -127,13 +133,15 @@ def test_a_label_outside_a_to_d_is_named_with_row_and_column(road: Path, tmp_pat
     cells[position] = "E"
     table.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]))
     done = densityclip("index", exams / "dicom", "--table", table, "--out", tmp_path / "i")
-    mistake(done, "line 4", "column density", "'E'")
+    assert_mistake(done, "line 4", "column density", "'E'")
     assert not (tmp_path / "i" / "index.parquet").exists()
 
 
 def test_a_file_of_another_step_is_told_apart(road: Path, tmp_path: Path, densityclip):
-    mistake(densityclip("evaluate", road / "splits.parquet", "--out", tmp_path / "e"), "holds splits, not predictions")
-    mistake(
+    assert_mistake(
+        densityclip("evaluate", road / "splits.parquet", "--out", tmp_path / "e"), "holds splits, not predictions"
+    )
+    assert_mistake(
         densityclip("split", road / "predictions.parquet", "--out", tmp_path / "s.parquet"),
         "holds predictions, not index",
     )
@@ -165,10 +173,10 @@ def tiny_disk(tmp_path: Path):
 def test_a_full_disk_is_said_with_what_to_do_and_leaves_no_half_file(
     road: Path, bundle: Path, exam: Path, tiny_disk: Path, densityclip
 ):
-    mistake(
+    assert_mistake(
         densityclip("prepare", road / "cohorts" / "internal", "--out", tiny_disk / "cache", "--size", "160"), "disk"
     )
-    mistake(
+    assert_mistake(
         densityclip("phantom", "--out", tiny_disk / "exams", "--exams", "2"),
         "disk is full",
         "run the same command again",
@@ -176,13 +184,13 @@ def test_a_full_disk_is_said_with_what_to_do_and_leaves_no_half_file(
     shutil.rmtree(tiny_disk / "exams")
     rest = ["--splits", road / "splits.parquet", "--foundation", road / "foundation"]
     small = ["--set", "steps=2", "--set", "validate_every=1", "--set", "batch_size=8"]
-    mistake(
+    assert_mistake(
         densityclip("train", road / "cohorts/internal/cache", *rest, "--out", tiny_disk / "model", *small),
         "disk is full",
     )
     shutil.rmtree(tiny_disk / "model")
     (tiny_disk / "filler").write_bytes(b"x" * 290_000)
-    mistake(densityclip("predict", exam, "--model", bundle, "--out", tiny_disk / "answers"), "disk is full")
+    assert_mistake(densityclip("predict", exam, "--model", bundle, "--out", tiny_disk / "answers"), "disk is full")
     assert not list(tiny_disk.rglob("*.partial"))
     for path in tiny_disk.rglob("*.parquet"):
         assert len(read_table(path, "predictions"))

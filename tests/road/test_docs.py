@@ -99,11 +99,11 @@ def test_the_readme_names_every_command_of_the_program(densityclip):
     assert sorted(listed) == sorted(table)
 
 
-def test_no_file_names_an_absolute_path_of_a_home_or_a_registry():
+def test_no_file_names_a_path_of_one_machine():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode:
         pytest.skip("not a git checkout")
-    forbidden = re.compile(r"/root/|/home/\w|pypi\.org|pythonhosted")
+    forbidden = re.compile(r"/root/|/home/\w")
     found = [
         name
         for name in tracked.stdout.split()
