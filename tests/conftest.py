@@ -6,6 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure, and CI shall say the same of the same code every time.
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("default")
 
 
 def run_densityclip(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
