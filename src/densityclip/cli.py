@@ -29,6 +29,9 @@ Workers = Annotated[int, typer.Option("--workers", min=1, help="Worker processes
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")]
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -37,6 +40,10 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"densityclip: {error}\n")
         sys.exit(EXIT_NOTHING_DONE)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            sys.stderr.write("densityclip: stopped. The same command goes on where it stopped.\n")
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -309,15 +316,22 @@ def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
     from densityclip import steps, terminal
 
     level = "exam" if "exam" in table["level"] else "image"
-    shown = table.filter(table["level"] == level).head(20)
-    name = "exam_id" if level == "exam" else "image_id"
-    rows = [
-        [row[name], row["predicted"] or "-", *(_percent(row[f"prob_{c}"]) for c in "abcd"), row["reason"] or ""]
-        for row in shown.iter_rows(named=True)
+    rows = table.filter(table["level"] == level)
+    name = "patient_id" if level == "exam" else "image_id"
+    shown = [
+        [row[name] or "-", row["predicted"] or "-", *(_percent(row[f"prob_{c}"]) for c in "abcd")]
+        for row in rows.head(20).iter_rows(named=True)
     ]
-    terminal.show_table(f"Predicted, {level} level", (level, "density", "A", "B", "C", "D", "refused"), rows)
-    refused = table.filter((table["level"] == "image") & (table["status"] == "refused"))
+    some = "" if len(rows) <= 20 else f", the first 20 of {len(rows)}"
+    first = "exam of patient" if level == "exam" else "image"
+    terminal.show_table(f"Predicted, {level} level{some}", (first, "density", "A", "B", "C", "D"), shown)
     images = table.filter(table["level"] == "image")
+    refused = images.filter(images["status"] == "refused")
+    for row in refused.head(10).iter_rows(named=True):
+        terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
+    answers = images["predicted"].drop_nulls()
+    if len(answers) > 5 and answers.n_unique() == 1:
+        terminal.say(f"Every image got the same category, {answers[0]}: look at the training before relying on it.")
     terminal.say(
         f"{len(images) - len(refused)} of {len(images)} images answered; all rows in {out / steps.PREDICTIONS}."
     )

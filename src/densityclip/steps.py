@@ -65,7 +65,13 @@ def index(
         from densityclip.datasets.dicom_folder import index_dicom
 
         result = index_dicom(
-            source, table=table, site=site, institution=institution, workers=workers, progress=progress
+            source,
+            table=table,
+            label_map=label_map,
+            site=site,
+            institution=institution,
+            workers=workers,
+            progress=progress,
         )
     else:
         from densityclip.datasets.table import index_table
@@ -81,7 +87,7 @@ def index(
 
 def _idle_options(dataset: str, options: Mapping[str, Any]) -> list[str]:
     """Given options that this kind of dataset would pass over without a word."""
-    of_others = ("columns", "label_map", "no_files") if dataset == "dicom" else ("site", "institution")
+    of_others = ("columns", "no_files") if dataset == "dicom" else ("site", "institution")
     spelled = {"columns": "--column"}
     return [spelled.get(name, f"--{name.replace('_', '-')}") for name in of_others if options[name]]
 

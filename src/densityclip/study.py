@@ -58,7 +58,8 @@ class StudyRun:
     def _claim(self) -> None:
         """Write the resolved study beside the output; another study in the same folder is an error."""
         path, mine = self.out / "study.json", self.study.model_dump(mode="json")
-        if path.is_file() and read_json(path, "densityclip study") != mine:
+        begun = (self.out / "state").is_dir()
+        if begun and path.is_file() and read_json(path, "densityclip study") != mine:
             raise UserError(f"{self.out} holds another study", "choose another --out, or remove that folder")
         write_json(path, mine)
 
@@ -97,6 +98,7 @@ class StudyRun:
                 folder,
                 dataset=cohort.dataset,
                 table=table,
+                label_map=cohort.label_map,
                 site=name if cohort.generate is None else None,
                 institution=cohort.institution,
                 workers=self.workers,

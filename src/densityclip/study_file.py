@@ -43,7 +43,8 @@ class Cohort(_Strict):
         generate: Generate the exams, or
         source: take them from this folder (relative paths start at the study file),
         dataset: which is laid out so,
-        table: with labels in this file.
+        table: with labels in this file,
+        label_map: whose own words for a density mean these categories.
         institution: Two cohorts of one institution may share patients that no id shows.
         redistribute: Whether images, ids and what is derived from them may leave the house.
     """
@@ -53,6 +54,7 @@ class Cohort(_Strict):
     source: Path | None = None
     dataset: Literal["dicom"] = "dicom"
     table: Path | None = None
+    label_map: dict[str, Literal["A", "B", "C", "D"]] = Field(default_factory=dict)
     institution: str | None = None
     redistribute: bool = True
 

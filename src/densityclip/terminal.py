@@ -67,7 +67,8 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        # On a narrow terminal a cell wraps; nothing of a figure or its interval is dropped.
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
     width = None if sys.stdout.isatty() else 160

@@ -188,3 +188,11 @@ def test_the_audit_counts_images_exams_patients_and_finds_differing_labels(archi
     assert content["label_conflicts"] == {
         "breasts_with_two_labels": 0, "exams_whose_breasts_differ": 1, "patients_whose_labels_differ": 1,
     }  # fmt: skip
+
+
+def test_a_sites_own_words_for_density_are_mapped(archive, tmp_path) -> None:
+    words = table(tmp_path / "words.csv", "patient_id,density\nP1,fatty\nP2,dense\n")
+    index = index_dicom(archive, table=words, label_map={"fatty": "A", "dense": "D"}).index
+    assert dict(index.select("patient_id", "density").unique().iter_rows()) == {"P1": "A", "P2": "D"}
+    with pytest.raises(UserError, match=r"line 3, column density: .*'dense'.*--label-map"):
+        index_dicom(archive, table=words, label_map={"fatty": "A"})

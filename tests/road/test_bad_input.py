@@ -214,3 +214,21 @@ def test_every_command_has_help_with_an_example(command: str, densityclip):
     done = densityclip(command, "--help")
     assert done.returncode == 0
     assert f"Example: densityclip {command}" in done.stdout
+
+
+def test_a_study_whose_paths_were_wrong_can_be_mended_and_run_again(tmp_path: Path, densityclip):
+    lines = [
+        "name: s",
+        "title: s",
+        "cohorts: {c: {role: internal, source: SOURCE}}",
+        "foundation: {small_seed: 1}",
+        "arms: {a: {modalities: [DM]}, b: {modalities: [DM]}}",
+        "primary: {cohort: c, contrast: [a, b]}",
+        "explain: {arms: [a]}",
+    ]
+    study = tmp_path / "study.yaml"
+    for source in ("nowhere", "elsewhere"):
+        study.write_text("\n".join(lines).replace("SOURCE", source))
+        done = densityclip("study", study, "--out", tmp_path / "out")
+        # The path starts at the study file, and the second try is not told that another study is in the way.
+        assert_mistake(done, f"{tmp_path / source} does not exist", "correct `source`")

@@ -31,7 +31,11 @@ def test_make_demo_installs_the_pinned_set_and_runs_the_demo():
     (first, *_) = blocks("README.md", "sh")
     assert commands(first) == [["make", "demo"], ["make", "test"]]
     done = subprocess.run(
-        ["make", "-n", "demo", "VENV=no-such-environment"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "demo", "VENV=no-such-environment"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "-m venv no-such-environment" in done.stdout
     assert "--constraint constraints.txt" in done.stdout

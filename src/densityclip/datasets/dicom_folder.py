@@ -32,6 +32,7 @@ def index_dicom(
     source: Path,
     *,
     table: Path | None = None,
+    label_map: Mapping[str, str] | None = None,
     site: str | None = None,
     institution: str | None = None,
     workers: int = 1,
@@ -44,6 +45,7 @@ def index_dicom(
     Args:
         source: A folder, walked in the order of names, whatever the files are called; or one file.
         table: The label table, see `labels.read_label_table`; without it no image has a density.
+        label_map: What the table's own words for a density mean.
         site: Name of the site, for all images.
         institution: Name of the institution, for all images.
         workers: Processes that read headers.
@@ -53,7 +55,7 @@ def index_dicom(
         UserError: The folder is missing or empty, holds no DICOM or nothing that can be used, or the table is wrong.
     """
     files = _list_files(source, table)
-    labels = read_label_table(table) if table is not None else None
+    labels = read_label_table(table, label_map) if table is not None else None
     result = index_files(
         files, labels=labels, defaults={"site": site, "institution": institution}, workers=workers, progress=progress
     )

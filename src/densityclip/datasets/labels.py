@@ -56,8 +56,12 @@ def read_any_table(path: Path) -> pl.DataFrame:
     return table.rename({name: name.strip().lstrip("\ufeff") for name in table.columns})
 
 
-def read_label_table(path: Path) -> LabelTable:
+def read_label_table(path: Path, label_map: Mapping[str, str] | None = None) -> LabelTable:
     """Read a label table, keyed by the first of `sop_uid`, `study_uid`, `accession_number`, `patient_id` it has.
+
+    Args:
+        path: The table.
+        label_map: What the table's own words for a density mean, such as `{"fatty": "A"}`.
 
     Raises:
         UserError: No key column, a blank key, a density that is no category, an age that is no number, a side that is
@@ -79,7 +83,8 @@ def read_label_table(path: Path) -> LabelTable:
         values = {
             column: value
             for column in VALUES
-            if column in row and (value := parse_value(row[column], column, where)) is not None
+            if column in row
+            and (value := parse_value(_mapped(row[column], column, label_map), column, where)) is not None
         }
         known = rows.setdefault((name, _side(row.get("laterality"), where)), {})
         differing = sorted(column for column in values if known.get(column, values[column]) != values[column])
@@ -90,6 +95,10 @@ def read_label_table(path: Path) -> LabelTable:
             )
         known.update(values)
     return LabelTable(key=key, rows=rows)
+
+
+def _mapped(value: object, column: str, label_map: Mapping[str, str] | None) -> object:
+    return (label_map or {}).get(text_of(value) or "", value) if column == "density" else value
 
 
 def text_of(value: object) -> str | None:
@@ -115,7 +124,7 @@ def parse_value(value: object, column: str, where: str) -> Any:
         except ValueError as error:
             raise UserError(
                 f"{where}, column density: {error}",
-                "correct the table, or name its values with --dataset table --label-map F=A,G=C",
+                "correct the table, or say what the word means with --label-map WORD=A,OTHER=B",
             ) from error
     if column == "age":
         try:

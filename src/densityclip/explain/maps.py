@@ -116,6 +116,8 @@ def write_overlay(
     with atomic_path(folder / f"{stem}.npz") as temporary, temporary.open("wb") as handle:
         place = {f"geometry_{name}": np.asarray(value) for name, value in geometry.as_row().items()}
         np.savez_compressed(handle, allow_pickle=False, tokens=item.tokens, **place)
+    if not (item.tokens > 0).any():
+        note = f"The map is empty: nothing raised the score. {note}"
     label = " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name)) or "view not stated"
     modality = row["modality"] if row["modality"] != "unknown" else "modality not stated"
     picture = draw_overlay(

@@ -108,7 +108,7 @@ def save_bundle(
         folder / PROVENANCE,
         {
             "schema_version": SCHEMA_VERSION,
-            "logit_scale": float(foundation.clip.logit_scale.exp()),
+            "logit_scale": float(foundation.clip.logit_scale.detach().exp()),
             **provenance,
             "hashes": {name: hash_file(folder / name) for name in (*model_files(folder), *_OURS)},
         },

@@ -47,8 +47,20 @@ def answer(
         _reached(cells[0], cells[1], primary),
         _verdict(difference["metrics"][primary["metric"]], primary),
         *_unlike(metrics, primary, place, trained or {}),
+        *_other_levels(metrics, primary, place),
         _reach(metrics, cells[0]),
     ]
+
+
+def _other_levels(metrics: Mapping[str, Any], primary: Mapping[str, Any], place: Mapping[str, Any]) -> list[str]:
+    """The same difference where images are joined to breasts and exams: an answer should survive that, or say so."""
+    said = []
+    for level in (name for name in ("image", "breast", "exam") if name != place["level"]):
+        found = find_difference(metrics, primary["contrast"], **{**place, "level": level})
+        if found is not None and found["metrics"] and found["metrics"][primary["metric"]]["value"] is not None:
+            estimate = found["metrics"][primary["metric"]]
+            said.append(f"{number(estimate['value'], signed=True)} ({interval_text(estimate, signed=True)}) by {level}")
+    return [f"Taken otherwise, the same difference is {' and '.join(said)}."] if said else []
 
 
 def _unlike(
@@ -124,7 +136,8 @@ def _reach(metrics: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     if others < 1:
         return luck
     return (
-        f"{luck} The {others:,} other comparisons on this page are not corrected for their number; read them as hints."
+        f"{luck} The other comparisons on this page, of {others:,} further test sets and levels by several measures "
+        "each, are not corrected for their number; read them as hints."
     )
 
 

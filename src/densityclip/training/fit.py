@@ -228,6 +228,7 @@ def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Call
     task.train()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         trainer.fit(
             task,
             rounds,
@@ -354,7 +355,9 @@ def _calibrate(task: "ContrastiveTask", embeddings: dict[str, Any], store: "Imag
     from densityclip.model.classifier import DensityClassifier
     from densityclip.training.scoring import mean_probabilities
 
-    classifier = DensityClassifier(task.clip.visual, embeddings, float(task.clip.logit_scale.exp()), task.preprocess)
+    classifier = DensityClassifier(
+        task.clip.visual, embeddings, float(task.clip.logit_scale.detach().exp()), task.preprocess
+    )
     train, names = task.batches.store, task.config.modalities
     pieces = [mean_probabilities(classifier, store, items, names) for items in _pieces(len(store))]
     logits = np.log(np.maximum(np.concatenate(pieces), 1e-300)) if pieces else np.empty((0, 4))
