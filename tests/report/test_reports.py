@@ -258,4 +258,4 @@ def test_an_arm_that_never_saw_a_kind_of_image_is_named_beside_the_answer():
     assert "never trained" not in like
     at_exam = differences[2] | {"level": "exam", "metrics": {"macro_auc": shared}}
     text = " ".join(answer({"cells": cells, "differences": [*differences, at_exam]}, primary))
-    assert "Taken otherwise, the same difference is −0.020 (−0.050 to +0.010) by exam." in text
+    assert "At other levels the same difference is −0.020 (−0.050 to +0.010) by exam." in text

@@ -42,7 +42,9 @@ def dot_picture(rows: Sequence[Row], arms: Sequence[str]) -> Picture:
     dots = []
     for row in rows:
         cell = row.any_cell
-        name = f"{site_title(row.place)} · {row.place['modality']}\n{cell['n']:,} of {cell['n_patients']:,} patients"
+        name = (
+            f"{site_title(row.place)} · {row.place['modality']}\n{cell['n']:,} images, {cell['n_patients']:,} patients"
+        )
         for arm, mine in row.cells.items():
             values = {key: _triple(mine["metrics"][key]) for key in MAIN_METRICS}
             dots.append(Dot(name, arm, values))

@@ -60,7 +60,7 @@ def _other_levels(metrics: Mapping[str, Any], primary: Mapping[str, Any], place:
         if found is not None and found["metrics"] and found["metrics"][primary["metric"]]["value"] is not None:
             estimate = found["metrics"][primary["metric"]]
             said.append(f"{number(estimate['value'], signed=True)} ({interval_text(estimate, signed=True)}) by {level}")
-    return [f"Taken otherwise, the same difference is {' and '.join(said)}."] if said else []
+    return [f"At other levels the same difference is {' and '.join(said)}."] if said else []
 
 
 def _unlike(
