@@ -13,6 +13,7 @@ from densityclip.errors import EXIT_NOTHING_DONE, EXIT_SOME_REFUSED, UserError
 if TYPE_CHECKING:
     import polars as pl
 
+    from densityclip.model.bundle import Bundle
     from densityclip.study_file import Study
 
 app = typer.Typer(
@@ -199,9 +200,9 @@ def predict(
     """
     from densityclip import steps, terminal
 
-    _say_if_generated(model)
+    bundle = _open_model(model)
     with terminal.progress("predict") as report:
-        table = steps.predict(source, model, out, splits=splits, overlay=overlay, workers=workers, progress=report)
+        table = steps.predict(source, bundle, out, splits=splits, overlay=overlay, workers=workers, progress=report)
     _show_predictions(table, out)
 
 
@@ -242,9 +243,9 @@ def explain(
     """
     from densityclip import steps, terminal
 
-    _say_if_generated(model)
+    bundle = _open_model(model)
     with terminal.progress("explain") as report:
-        summary, refused = steps.explain_source(source, model, out, progress=report)
+        summary, refused = steps.explain_source(source, bundle, out, progress=report)
     terminal.say(f"{summary['images']} images mapped, {refused} refused; see {out / 'sheet.png'}.")
     _exit_if(refused)
 
@@ -344,13 +345,16 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}%"
 
 
-def _say_if_generated(model: Path) -> None:
+def _open_model(folder: Path) -> "Bundle":
+    """Load a bundle, once, and say what its answers are worth."""
     from densityclip import terminal
     from densityclip.model.bundle import load_bundle
 
-    if load_bundle(model).generated_only:
+    bundle = load_bundle(folder)
+    if bundle.generated_only:
         terminal.say("This model was trained on generated exams only: its answers on real images are a trial, no more.")
     terminal.say("Research use only; not a medical device.")
+    return bundle
 
 
 def _named_indexes(indexes: list[Path]) -> dict[str, Path]:

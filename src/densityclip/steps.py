@@ -146,7 +146,7 @@ def train(
 
 def predict(
     source: Path,
-    bundle: Path,
+    bundle: "Bundle",
     out: Path,
     *,
     splits: Path | None = None,
@@ -175,12 +175,10 @@ def predict(
     """
     from densityclip.deliver.answer import write_answers
     from densityclip.inference.predictor import Predictor, all_levels, image_table
-    from densityclip.model.bundle import load_bundle
 
-    loaded = load_bundle(bundle)
     if is_cache(source) and splits is None:
-        _refuse_training_cache(source, loaded)
-    predictor = Predictor(loaded)
+        _refuse_training_cache(source, bundle)
+    predictor = Predictor(bundle)
     found, excluded = _found(source, workers)
     if is_cache(source):
         images = _cached_images(source, predictor, progress)
@@ -189,10 +187,10 @@ def predict(
         images = image_table(_counted(files, len(found), progress), predictor.calibration)
         images = pl.concat([images, _refused_images(excluded)])
     if splits is not None:
-        images = with_parts(images, read_splits(splits), fold=loaded.provenance["training"]["config"]["fold"])
+        images = with_parts(images, read_splits(splits), fold=bundle.provenance["training"]["config"]["fold"])
     table = all_levels(images)
-    write_predictions(table, out, config={"model": loaded.model_hash}, inputs={"index": hash_table(found)})
-    write_answers(table, loaded, out / "exams")
+    write_predictions(table, out, config={"model": bundle.model_hash}, inputs={"index": hash_table(found)})
+    write_answers(table, bundle, out / "exams")
     answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
     usable = found.filter(pl.col("image_id").is_in(answered.implode()))
     if overlay and len(usable):
@@ -434,16 +432,15 @@ def read_predictions(path: Path) -> pl.DataFrame:
     return read_table(path / PREDICTIONS if path.is_dir() else path, "predictions")
 
 
-def explain_source(source: Path, bundle: Path, out: Path, *, progress: Report = None) -> tuple[dict[str, Any], int]:
+def explain_source(source: Path, bundle: "Bundle", out: Path, *, progress: Report = None) -> tuple[dict[str, Any], int]:
     """Map the images of files or of a cache.
 
     Returns:
         The content of `explain.json`, and how many files were refused.
     """
     from densityclip.inference.predictor import Predictor
-    from densityclip.model.bundle import load_bundle
 
-    predictor = Predictor(load_bundle(bundle))
+    predictor = Predictor(bundle)
     found, excluded = _found(source)
     summary = explain({"": found}, predictor, out, title="GradCAM of the density score", progress=progress)[""]
     return summary, len(excluded) + len(found) - summary["images"]

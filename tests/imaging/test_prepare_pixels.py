@@ -139,7 +139,7 @@ def test_a_breast_of_one_grey_is_refused() -> None:
 def test_a_recipe_survives_json_and_its_hash_changes_with_every_key() -> None:
     recipe = Recipe()
     assert Recipe.from_dict(recipe.to_dict()) == recipe
-    changed = Recipe.from_overrides(
+    changed = Recipe().with_overrides(
         ["recipe.height=160", "width=128", "dbt_slices=central", "intensity=window", "margin=0.1", "low_percentile=1"]
     )
     assert (changed.height, changed.width, changed.dbt_slices, changed.margin) == (160, 128, "central", 0.1)
@@ -164,4 +164,4 @@ def test_a_recipe_survives_json_and_its_hash_changes_with_every_key() -> None:
 )
 def test_a_wrong_recipe_is_a_mistake_of_the_user_with_a_next_step(override) -> None:
     with pytest.raises(UserError):
-        Recipe.from_overrides([override])
+        Recipe().with_overrides([override])

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from densityclip.evaluation.metrics import Ranking
+
 
 def energy_inside(heat: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
     """Share of a map's positive heat that lies inside a mask.
@@ -45,7 +47,8 @@ def gland_auc(heat: NDArray[np.floating], gland_mm: NDArray[np.floating], mask: 
     scores, gland = _checked(heat, mask)[inside], _checked(gland_mm, mask)[inside]
     if not len(gland):
         return math.nan
-    return _auc(scores, gland > np.median(gland))
+    ranking = Ranking.of(scores, gland > np.median(gland))
+    return float(ranking.auc(np.ones((len(scores), 1)))[0])
 
 
 def _checked(values: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -55,15 +58,3 @@ def _checked(values: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[n
     if not np.isfinite(checked).all():
         raise ValueError("the map holds a value that is not finite")
     return checked
-
-
-def _auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Mann-Whitney form of the area under the ROC curve: equal scores share their mean rank."""
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if positives == 0 or negatives == 0:
-        return math.nan
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2.0
-    rank_sum = float(mean_rank[group][positive].sum())
-    return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)

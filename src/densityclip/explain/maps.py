@@ -118,7 +118,7 @@ def write_overlay(
         np.savez_compressed(handle, allow_pickle=False, tokens=item.tokens, **place)
     if not (item.tokens > 0).any():
         note = f"The map is empty: nothing raised the score. {note}"
-    label = " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name)) or "view not stated"
+    label = _view_of(row) or "view not stated"
     modality = row["modality"] if row["modality"] != "unknown" else "modality not stated"
     picture = draw_overlay(
         display_image(Path(row["path"]), item.shown.slice_index),
@@ -135,6 +135,11 @@ def write_overlay(
     return folder / f"{stem}.png"
 
 
+def _view_of(row: Mapping[str, Any]) -> str:
+    """Side and view as far as they are stated, such as `L MLO`."""
+    return " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name))
+
+
 def breast_outline(item: ImageMap) -> NDArray[np.bool_]:
     """The breast on the original grid, `[rows, columns]` bool."""
     return item.geometry.to_original(item.shown.mask.astype(np.float32)) >= 0.5
@@ -149,14 +154,13 @@ def draw_sheet(maps: Sequence[ImageMap], scale_max: float, title: str) -> bytes:
 
 def _panel(item: ImageMap) -> Panel:
     row = item.row
-    view = " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name))
     says = str(predicted_category(item.probabilities[None])[0])
     return Panel(
         image=display_image(Path(row["path"]), item.shown.slice_index),
         heat=to_original(item.tokens, item.geometry),
         category=row["density"],
         modality=str(row["modality"]),
-        caption=(view, f"model: {says} ({100 * item.probabilities.max():.0f}%)"),
+        caption=(_view_of(row), f"model: {says} ({100 * item.probabilities.max():.0f}%)"),
         outline=breast_outline(item),
         token_px=token_size_px(item.tokens.shape, item.geometry),
     ).shrunk()

@@ -101,11 +101,6 @@ class Recipe:
             changes[name.strip().removeprefix("recipe.")] = value.strip()
         return Recipe.from_dict(self.to_dict() | changes)
 
-    @classmethod
-    def from_overrides(cls, overrides: Iterable[str]) -> "Recipe":
-        """The default recipe with some values replaced; see `with_overrides`."""
-        return cls().with_overrides(overrides)
-
     def sized(self, height: int, width: int | None = None) -> "Recipe":
         """This recipe for another size; square unless a width is given."""
         return replace(self, height=height, width=height if width is None else width)
