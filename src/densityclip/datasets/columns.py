@@ -1,0 +1,226 @@
+"""Tables from outside, CSV or Parquet, to columns of known meaning; what does not fit is named by line and column."""
+
+import codecs
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from densityclip.density import CATEGORIES, parse_density
+from densityclip.errors import UserError
+
+_BLANKS = ("", "nan", "none", "null")
+_SIDES = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
+_TRUE, _FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
+_DELIMITERS = (",", ";", "\t", "|")
+_BYTES_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """A table as text: whatever type a column had, a cell is stripped text or null.
+
+    Attributes:
+        name: File name, for messages.
+        table: Every column text; blanks (also `nan`, `none`, `null`) are null.
+        unit: What a row is called in messages, `line` of a CSV or `row` of a Parquet file.
+        first: Number of the first row in that count.
+    """
+
+    name: str
+    table: pl.DataFrame
+    unit: str
+    first: int
+
+    def where(self, place: int) -> str:
+        """Name of the row at a place (0 is the first)."""
+        return f"{self.name} {self.unit} {place + self.first}"
+
+    def require(self, columns: Sequence[str], next_step: str) -> None:
+        """Check that columns are there.
+
+        Raises:
+            UserError: Some are not; all of them are named, and what there is.
+        """
+        missing = [name for name in columns if name not in self.table.columns]
+        if missing:
+            there = ", ".join(self.table.columns)
+            raise UserError(f"{self.name} has no column {', '.join(missing)}; it has {there}", next_step)
+
+    def parsed(
+        self, column: str, parse: Callable[[str], Any], dtype: pl.DataType, next_step: str = "correct the table"
+    ) -> pl.Series:
+        """A column through a parser of single texts; null stays null.
+
+        Each distinct text is parsed once, so that a million rows cost as much as their few words.
+
+        Args:
+            column: Its name.
+            parse: Text to value (or None for a blank); raises ValueError with a sentence.
+            dtype: Of the values.
+            next_step: Of the message.
+
+        Raises:
+            UserError: A text does not fit; the first such row is named, and how many there are.
+        """
+        cells = self.table[column]
+        meanings: dict[str, Any] = {}
+        wrong: dict[str, str] = {}
+        for text in cells.drop_nulls().unique():
+            try:
+                meanings[text] = parse(text)
+            except ValueError as error:
+                wrong[text] = str(error)
+        if wrong:
+            places = cells.is_in(list(wrong)).fill_null(value=False).arg_true()
+            more = f" ({len(places)} rows do not fit)" if len(places) > 1 else ""
+            place = int(places[0])
+            raise UserError(f"{self.where(place)}, column {column}: {wrong[cells[place]]}{more}", next_step)
+        known = {text: value for text, value in meanings.items() if value is not None}
+        return cells.replace_strict(known, default=None, return_dtype=dtype)
+
+    def refuse_blanks(self, column: str) -> None:
+        """Check that no cell of a column is blank.
+
+        Raises:
+            UserError: One is.
+        """
+        blank = self.table[column].is_null().arg_true()
+        if len(blank):
+            raise UserError(f"{self.where(int(blank[0]))}, column {column}, is blank", "fill it in or remove the row")
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
+    """Read a CSV (comma, semicolon, tab or bar) or Parquet table as text.
+
+    A CSV may be UTF-8, UTF-16 with its mark, or Windows-1252 as Excel writes it; one that mixes two is refused, because
+    half of its names would be wrong.
+
+    Args:
+        path: The table.
+        columns: Only these columns, as far as they are there; all if None. Names are stripped of blanks.
+
+    Raises:
+        UserError: The file is missing, is no such table, mixes encodings, names a column twice, or has no rows.
+    """
+    if not path.is_file():
+        raise UserError(f"the table {path} does not exist", "correct --table")
+    if path.suffix.lower() in (".xls", ".xlsx", ".ods"):
+        raise UserError(f"{path} is a workbook", "save its sheet as CSV and give that")
+    parquet = path.suffix.lower() in (".parquet", ".pq")
+    try:
+        table = pl.read_parquet(path) if parquet else _read_csv(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path} is not a readable CSV or Parquet table", "give a table with a header row") from error
+    names = {name: name.strip().lstrip("\ufeff") for name in table.columns}
+    if len(set(names.values())) < len(names) or any(name.endswith("_duplicated_0") for name in names):
+        raise UserError(f"{path} has two columns of one name", "give each column a name of its own")
+    table = table.rename(names)
+    if columns is not None:
+        table = table.select(name for name in dict.fromkeys(columns) if name in table.columns)
+    if not table.height:
+        raise UserError(f"the table {path} has no rows", "give a table with one row per image, breast or exam")
+    return Rows(path.name, _as_text(table), "row" if parquet else "line", 1 if parquet else 2)
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    encoding = _encoding(path)
+    with path.open(encoding=encoding) as handle:
+        header = handle.readline()
+    separator = max(_DELIMITERS, key=header.count)
+    return pl.read_csv(
+        path, infer_schema=False, encoding="utf8" if encoding == "utf-8" else encoding, separator=separator
+    )
+
+
+def _encoding(path: Path) -> str:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
+    escaped = proper = 0
+    lines = 1
+    with path.open("rb") as handle:
+        if handle.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        handle.seek(0)
+        while chunk := handle.read(_BYTES_AT_ONCE):
+            if chunk.isascii() and not escaped and not proper:
+                lines += chunk.count(b"\n")
+                continue
+            for character in decoder.decode(chunk):
+                lines += character == "\n" and not (escaped and proper)
+                escaped += "\udc80" <= character <= "\udcff"
+                proper += character > "\x7f" and not "\udc80" <= character <= "\udcff" and character != "\ufeff"
+            if escaped and proper:
+                raise UserError(
+                    f"{path} mixes two text encodings (seen by line {lines})", "save it again as UTF-8 from one program"
+                )
+    return "windows-1252" if escaped else "utf-8"
+
+
+def _as_text(table: pl.DataFrame) -> pl.DataFrame:
+    cells = [
+        pl.col(name).cast(pl.String).str.replace(r"^(-?\d+)\.0+$", "$1")
+        if dtype.is_float()
+        else pl.col(name).cast(pl.String)
+        for name, dtype in table.schema.items()
+    ]
+    stripped = table.select(cells).with_columns(pl.all().str.strip_chars())
+    blank = pl.all().str.to_lowercase().is_in(_BLANKS)
+    return stripped.with_columns(pl.when(~blank).then(pl.all()))
+
+
+def density_parser(label_map: Mapping[str, str] | None = None) -> Callable[[str], str | None]:
+    """A parser of densities: the table's own words first, then letters, numbers and floats.
+
+    Args:
+        label_map: The table's words to `A B C D`, as `{"F": "A"}`.
+
+    Raises:
+        UserError: The map leads to something else.
+    """
+    words = dict(label_map or {})
+    unknown = sorted(set(words.values()) - set(CATEGORIES))
+    if unknown:
+        raise UserError(f"--label-map leads to {', '.join(unknown)}", f"map to {', '.join(CATEGORIES)}")
+    return lambda text: words[text] if text in words else parse_density(text)
+
+
+def parse_side(text: str) -> str:
+    """A side as tables write it (`L`, `left`, ...)."""
+    if text.upper() not in _SIDES:
+        raise ValueError(f"{text!r} is neither L nor R")
+    return _SIDES[text.upper()]
+
+
+def parse_flag(text: str) -> bool:
+    """A yes or no as tables write it."""
+    word = text.lower().removesuffix(".0")
+    if word not in _TRUE | _FALSE:
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return word in _TRUE
+
+
+def parse_number(text: str) -> float:
+    """A number; a decimal comma is one."""
+    try:
+        return float(text.replace(",", "."))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no number") from error
+
+
+def parse_age(text: str) -> float:
+    """An age in years, `57`, `57.0` or `057Y`."""
+    try:
+        return parse_number(text.upper().removesuffix("Y"))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no age in years") from error
+
+
+def parse_date(text: str) -> date:
+    """A date as ISO 8601 (a time behind it is left aside) or as DICOM writes it, 20240131."""
+    try:
+        return date.fromisoformat(text[:10] if "-" in text else text[:8])
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no date like 2024-01-31") from error

@@ -1,0 +1,61 @@
+"""The datasets that `index` knows by name."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from densityclip.errors import UserError
+
+if TYPE_CHECKING:
+    from densityclip.datasets.contract import Candidates, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One dataset.
+
+    Attributes:
+        module: Where its `candidates(request)` lives.
+        title: What it is, for `--help` and messages.
+        options: Options of `index` that it has a use for, besides the source.
+        redistribute: Whether its licence lets models and images derived from it be passed on.
+    """
+
+    module: str
+    title: str
+    options: frozenset[str]
+    redistribute: bool = True
+
+    def reader(self) -> "Callable[[Request], Candidates]":
+        """The function that reads its tables."""
+        return importlib.import_module(f"densityclip.datasets.{self.module}").candidates
+
+
+_NAMED = frozenset({"table", "no_files", "institution"})
+DATASETS: dict[str, Dataset] = {
+    "dicom": Dataset(
+        "dicom_folder", "a folder of DICOM files", frozenset({"table", "label_map", "site", "institution"})
+    ),
+    "embed": Dataset("embed", "EMBED open data", _NAMED, redistribute=False),
+    "rsna": Dataset("rsna", "RSNA screening mammography", _NAMED),
+    "vindr": Dataset("vindr", "VinDr-Mammo", _NAMED),
+    "cbis-ddsm": Dataset("cbis_ddsm", "CBIS-DDSM", _NAMED),
+    "inbreast": Dataset("inbreast", "INbreast", _NAMED),
+    "table": Dataset(
+        "table",
+        "any CSV or Parquet table of images",
+        frozenset({"table", "columns", "label_map", "no_files", "site", "institution"}),
+    ),
+}
+
+
+def dataset_named(name: str) -> Dataset:
+    """A dataset by its name.
+
+    Raises:
+        UserError: There is none of this name.
+    """
+    if name not in DATASETS:
+        raise UserError(f"--dataset {name} is unknown", f"use one of {', '.join(DATASETS)}")
+    return DATASETS[name]
