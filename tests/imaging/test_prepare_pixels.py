@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from densityclip.errors import UserError
 from densityclip.imaging.prepare import prepare_file, prepare_pixels
-from densityclip.imaging.recipe import Recipe, slice_indices
+from densityclip.imaging.recipe import Recipe, prepared_count, slabs
 from densityclip.reasons import Reason, Refused
 
 SMALL = Recipe(height=96, width=80)
@@ -117,14 +117,27 @@ def test_all_slices_of_a_volume_lie_on_the_grid_of_the_central_one(tmp_path) -> 
 
 @given(frames=st.integers(1, 300), wanted=st.integers(1, 99))
 def test_slices_are_spread_evenly_and_never_repeat(frames, wanted) -> None:
-    chosen = slice_indices(frames, f"spread:{wanted}")
+    chosen = [slab.middle for slab in slabs(frames, f"spread:{wanted}")]
+    assert all(len(slab.frames) == 1 for slab in slabs(frames, f"spread:{wanted}"))
     assert len(set(chosen)) == len(chosen) == min(frames, wanted)
-    assert list(chosen) == sorted(chosen)
+    assert chosen == sorted(chosen)
     assert chosen[0] >= 0
     assert chosen[-1] < frames
     gaps = np.diff(chosen)
     assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
-    assert slice_indices(frames, "central") == (frames // 2,)
+    assert [slab.middle for slab in slabs(frames, "central")] == [frames // 2]
+
+
+@given(frames=st.integers(1, 300), wanted=st.integers(1, 99))
+def test_slabs_hold_every_frame_once_and_are_equally_thick(frames, wanted) -> None:
+    cut = slabs(frames, f"slab:{wanted}")
+    assert [frame for slab in cut for frame in slab.frames] == list(range(frames))
+    thickness = [len(slab.frames) for slab in cut]
+    assert len(cut) == min(frames, wanted) == prepared_count(frames, Recipe(dbt_slices=f"slab:{wanted}"))
+    assert max(thickness) - min(thickness) <= 1
+    assert all(slab.middle in slab.frames and slab.projection == "mean" for slab in cut)
+    (whole,) = slabs(frames, "max")
+    assert (list(whole.frames), whole.projection, whole.middle) == (list(range(frames)), "max", frames // 2)
 
 
 def test_a_breast_of_one_grey_is_refused() -> None:
@@ -159,7 +172,11 @@ def test_a_recipe_survives_json_and_its_hash_changes_with_every_key() -> None:
         "dbt_slices=all",
         "intensity=best",
         "margin",
-        "version=2",
+        "version=1",
+        "depth=float32",
+        "dbt_slices=slab:0",
+        "dbt_slices=slab",
+        "dbt_slices=max:2",
     ],
 )
 def test_a_wrong_recipe_is_a_mistake_of_the_user_with_a_next_step(override) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from densityclip.dicom.image_file import read_image_file
 from densityclip.dicom.pixels import FrameReader, read_frames
 from densityclip.imaging.breast import Breast, find_breast
 from densityclip.imaging.geometry import Geometry
-from densityclip.imaging.recipe import Recipe, slice_indices
+from densityclip.imaging.recipe import Recipe, slabs
 from densityclip.reasons import Reason, Refused
 
 
@@ -21,13 +22,13 @@ class Prepared:
     """One image, or one slice of a volume, as the model sees it.
 
     Attributes:
-        pixels: `[height, width]` uint8, chest wall at the left, 0 outside the breast.
+        pixels: `[height, width]` of the recipe's dtype, chest wall at the left, 0 outside the breast.
         mask: `[height, width]` bool, the breast.
         geometry: Where the pixels lie on the original.
         slice_index: Number of the frame in the file; 0 for a single image.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     mask: NDArray[np.bool_]
     geometry: Geometry
     slice_index: int = 0
@@ -73,7 +74,8 @@ def prepare_pixels(
     breast = breast or find_breast(image)
     geometry = place(image.shape, breast, recipe)
     values, inside = _resample(image, breast, geometry)
-    canvas_pixels = np.zeros((recipe.height, recipe.width), dtype=np.uint8)
+    canvas_pixels = np.zeros((recipe.height, recipe.width), dtype=recipe.dtype)
+    white = np.iinfo(recipe.dtype).max
     canvas_mask = np.zeros((recipe.height, recipe.width), dtype=bool)
     covered = np.s_[
         geometry.top : geometry.top + geometry.scaled_rows, geometry.left : geometry.left + geometry.scaled_columns
@@ -81,7 +83,7 @@ def prepare_pixels(
     canvas_mask[covered] = inside
     low, high = _range(values[_core(inside)], recipe)
     scaled = np.clip((values[inside] - np.float32(low)) / np.float32(high - low), 0, 1)
-    canvas_pixels[canvas_mask] = np.rint(scaled * np.float32(255)).astype(np.uint8)
+    canvas_pixels[canvas_mask] = np.rint(scaled * np.float32(white)).astype(recipe.dtype)
     return Prepared(pixels=canvas_pixels, mask=canvas_mask, geometry=geometry, slice_index=slice_index)
 
 
@@ -121,7 +123,7 @@ def _prepare_volume(reader: FrameReader, recipe: Recipe) -> list[Prepared]:
     breast = find_breast(middle)
     return [
         prepare_pixels(middle if index == central else reader.frame(index), recipe, breast=breast, slice_index=index)
-        for index in slice_indices(reader.frames, recipe.dbt_slices)
+        for index in (slab.middle for slab in slabs(reader.frames, recipe.dbt_slices))
     ]
 
 

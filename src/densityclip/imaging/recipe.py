@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from densityclip.artifacts import hash_json
 from densityclip.errors import UserError
 
-VERSION = 1
+VERSION = 2
 INTENSITIES = ("window", "breast-percentile")
-_SLICES = re.compile(r"central|spread:([1-9]\d?)")
+DEPTHS = ("uint8", "uint16")
+_SLICES = re.compile(r"central|max|(spread|slab):([1-9]\d?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,11 @@ class Recipe:
         version: Of the code that carries the recipe out; another version may give other pixels.
         height: Rows of the prepared image.
         width: Columns of the prepared image.
-        dbt_slices: Slices of a tomosynthesis volume: `central`, or `spread:k` for k slices at equal distances.
+        depth: Type of a prepared pixel: `uint8`, or `uint16` where 256 grey levels are too few (small windows, later
+            changes of contrast) and a cache twice as large is affordable.
+        dbt_slices: What of a tomosynthesis volume is prepared: `central`, the middle slice; `spread:k`, k slices at
+            equal distances; `slab:k`, the volume cut into k slabs of equal thickness, each the mean of its slices;
+            `max`, the brightest value along the whole depth.
         intensity: `window`: the display values of the file's own window; `breast-percentile`: stretched between two
             percentiles of the breast, so that vendors and windows look alike.
         low_percentile: Percentile of the breast that becomes black, under `breast-percentile`.
@@ -33,6 +40,7 @@ class Recipe:
     version: int = VERSION
     height: int = 224
     width: int = 224
+    depth: str = "uint8"
     dbt_slices: str = "spread:3"
     intensity: str = "breast-percentile"
     low_percentile: float = 2.0
@@ -40,16 +48,21 @@ class Recipe:
     margin: float = 0.02
 
     def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise UserError(
+                f"the recipe is of version {self.version}, and this densityclip carries out version {VERSION}",
+                "prepare and train again, or install the release that the recipe was made with",
+            )
         wrong = [
             sentence
             for ok, sentence in (
-                (
-                    self.version == VERSION,
-                    f"version {self.version} is not {VERSION}, the one carried out here",
-                ),
                 (16 <= self.height <= 4096, f"height {self.height} is not within 16 to 4096"),
                 (16 <= self.width <= 4096, f"width {self.width} is not within 16 to 4096"),
-                (_SLICES.fullmatch(self.dbt_slices), f"dbt_slices {self.dbt_slices!r} is not central or spread:K"),
+                (self.depth in DEPTHS, f"depth {self.depth!r} is not one of {', '.join(DEPTHS)}"),
+                (
+                    _SLICES.fullmatch(self.dbt_slices),
+                    f"dbt_slices {self.dbt_slices!r} is not central, spread:K, slab:K or max",
+                ),
                 (self.intensity in INTENSITIES, f"intensity {self.intensity!r} is not one of {', '.join(INTENSITIES)}"),
                 (
                     0 <= self.low_percentile < self.high_percentile <= 100,
@@ -66,6 +79,11 @@ class Recipe:
     def recipe_hash(self) -> str:
         """16 hexadecimal digits that differ when anything in the recipe differs."""
         return hash_json(self.to_dict())[:16]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a prepared pixel; its largest value is white."""
+        return np.dtype(self.depth)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for JSON."""
@@ -106,20 +124,60 @@ class Recipe:
         return replace(self, height=height, width=height if width is None else width)
 
 
-def slice_indices(frames: int, dbt_slices: str) -> tuple[int, ...]:
-    """Which frames of a volume are prepared.
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """The slices of a volume that one prepared image shows.
+
+    Attributes:
+        frames: Their numbers, without a gap; one slice alone is a slab of one.
+        projection: `mean` or `max` along the depth.
+    """
+
+    frames: range
+    projection: str = "mean"
+
+    @property
+    def middle(self) -> int:
+        """The slice that stands for the slab in tables: `slice_index`."""
+        return self.frames[len(self.frames) // 2]
+
+
+def slabs(frames: int, dbt_slices: str) -> tuple[Slab, ...]:
+    """What of a volume is prepared, in the order of its depth.
+
+    `spread` and `slab` cut the volume into k parts of equal thickness (all slices of their own if there are no more
+    than k); `spread` takes the middle slice of each, `slab` the mean of all its slices. The mean is what a slab of a
+    workstation shows that is not a maximum projection, and its brightness does not rise with the thickness of the
+    breast, as the brightness of a maximum does.
+
+    Args:
+        frames: Number of frames, at least 1; a file of one frame is one slab of one.
+        dbt_slices: As in a recipe.
+
+    Returns:
+        At least one; no frame is in two of them.
+    """
+    if dbt_slices == "max":
+        return (Slab(range(frames), "max"),)
+    match = _SLICES.fullmatch(dbt_slices)
+    wanted = int(match.group(2) or 1) if match else 1
+    parts = min(wanted, frames)
+    cut = [part * frames // parts for part in range(parts + 1)]
+    whole = [Slab(range(first, end)) for first, end in zip(cut, cut[1:], strict=False)]
+    if dbt_slices.startswith("slab"):
+        return tuple(whole)
+    middles = [(2 * part + 1) * frames // (2 * parts) for part in range(parts)]
+    return tuple(Slab(range(middle, middle + 1)) for middle in middles)
+
+
+def prepared_count(frames: int, recipe: Recipe) -> int:
+    """How many prepared images a file of some frames gives.
 
     Args:
         frames: Number of frames, at least 1.
-        dbt_slices: `central` or `spread:k`.
-
-    Returns:
-        Rising frame numbers: the middles of k equal parts of the volume; all frames if there are no more than k.
+        recipe: How it is prepared.
     """
-    match = _SLICES.fullmatch(dbt_slices)
-    wanted = int(match.group(1) or 1) if match else 1
-    parts = min(wanted, frames)
-    return tuple(int((2 * part + 1) * frames // (2 * parts)) for part in range(parts))
+    return len(slabs(frames, recipe.dbt_slices))
 
 
 def _cast(name: str, value: Any, kind: Any) -> Any:
