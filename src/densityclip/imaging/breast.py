@@ -4,14 +4,13 @@ Works on a reduced copy: on 13 megapixels morphology costs seconds, and the outl
 tags are not trusted; the side is seen in the image (mirrored images exist).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
+from densityclip.imaging.resample import Picture, sampled
 from densityclip.reasons import Reason, Refused
 
 _WORKING_SIDE = 400
@@ -42,11 +41,11 @@ class Breast:
     columns: int
 
 
-def find_breast(image: NDArray[np.float32]) -> Breast:
+def find_breast(image: Picture | NDArray[np.float32]) -> Breast:
     """Find the breast in a digital or film-like mammogram.
 
     Args:
-        image: `[rows, columns]` in `[0, 1]`, air dark.
+        image: A picture, or `[rows, columns]` display values in `[0, 1]`; air dark.
 
     Returns:
         The breast without markers, burned-in text and loose folds.
@@ -54,11 +53,11 @@ def find_breast(image: NDArray[np.float32]) -> Breast:
     Raises:
         Refused: `too_small`, or `no_breast`: nothing in the image is large and solid enough, or all of it is.
     """
-    rows, columns = image.shape
+    picture = image if isinstance(image, Picture) else Picture(image)
+    rows, columns = picture.shape
     if min(rows, columns) < _SMALLEST_SIDE:
         raise Refused(Reason.TOO_SMALL, f"{rows} x {columns} pixels")
-    factor = math.ceil(max(rows, columns) / _WORKING_SIDE)
-    small = np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+    small, factor = sampled(picture, _WORKING_SIDE)
     mask = _breast_mask(_without_frame(small))
     _check_is_breast(mask)
     first_row, last_row = _extent(mask, 1)

@@ -1,6 +1,6 @@
 """The recipe carried out: the one path from a file to the pixels that training, evaluation and serving see."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from densityclip.dicom.image_file import read_image_file
 from densityclip.dicom.pixels import FrameReader, read_frames
 from densityclip.imaging.breast import Breast, find_breast
 from densityclip.imaging.geometry import Geometry
-from densityclip.imaging.recipe import Recipe, slabs
+from densityclip.imaging.recipe import Recipe, Slab, slabs
+from densityclip.imaging.resample import Picture, resample
 from densityclip.reasons import Reason, Refused
 
 
@@ -25,7 +26,7 @@ class Prepared:
         pixels: `[height, width]` of the recipe's dtype, chest wall at the left, 0 outside the breast.
         mask: `[height, width]` bool, the breast.
         geometry: Where the pixels lie on the original.
-        slice_index: Number of the frame in the file; 0 for a single image.
+        slice_index: Number of the frame in the file; of a slab or projection, its middle frame; 0 for a single image.
     """
 
     pixels: NDArray[Any]
@@ -37,11 +38,11 @@ class Prepared:
 def prepare_file(path: Path, recipe: Recipe) -> list[Prepared]:
     """Prepare a DICOM or image file.
 
-    Of a volume the slices that the recipe names are read one at a time; the breast is found once, on the central one,
-    so that all slices lie on the same grid.
+    Of a volume the frames that the recipe names are read one at a time, and no more than one is in memory. The breast
+    is found once, on the central one, so that all slices lie on the same grid.
 
     Returns:
-        One per image or slice, in the order of the frames.
+        One per image, slice or slab, in the order of the frames.
 
     Raises:
         Refused: The file cannot be read, or shows no breast.
@@ -54,37 +55,20 @@ def prepare_file(path: Path, recipe: Recipe) -> list[Prepared]:
         return _prepare_volume(reader, recipe)
 
 
-def prepare_pixels(
-    image: NDArray[np.float32], recipe: Recipe, *, breast: Breast | None = None, slice_index: int = 0
-) -> Prepared:
+def prepare_pixels(image: Picture | NDArray[np.float32], recipe: Recipe) -> Prepared:
     """Prepare one image.
 
     Args:
-        image: `[rows, columns]` float32 in `[0, 1]`, air dark.
+        image: A picture, or `[rows, columns]` display values in `[0, 1]`; air dark.
         recipe: What to do.
-        breast: The breast, if it was found on another slice of the same volume.
-        slice_index: Passed on.
 
     Raises:
         Refused: `too_small`, `no_breast`, or `constant` inside the breast.
     """
-    image = np.ascontiguousarray(image, dtype=np.float32)
-    if image.ndim != 2:
-        raise ValueError(f"an image has two axes, not shape {image.shape}")
-    breast = breast or find_breast(image)
-    geometry = place(image.shape, breast, recipe)
-    values, inside = _resample(image, breast, geometry)
-    canvas_pixels = np.zeros((recipe.height, recipe.width), dtype=recipe.dtype)
-    white = np.iinfo(recipe.dtype).max
-    canvas_mask = np.zeros((recipe.height, recipe.width), dtype=bool)
-    covered = np.s_[
-        geometry.top : geometry.top + geometry.scaled_rows, geometry.left : geometry.left + geometry.scaled_columns
-    ]
-    canvas_mask[covered] = inside
-    low, high = _range(values[_core(inside)], recipe)
-    scaled = np.clip((values[inside] - np.float32(low)) / np.float32(high - low), 0, 1)
-    canvas_pixels[canvas_mask] = np.rint(scaled * np.float32(white)).astype(recipe.dtype)
-    return Prepared(pixels=canvas_pixels, mask=canvas_mask, geometry=geometry, slice_index=slice_index)
+    picture = image if isinstance(image, Picture) else Picture(image)
+    breast = find_breast(picture)
+    geometry = place(picture.shape, breast, recipe)
+    return _painted(_cropped(picture, geometry), breast, geometry, recipe)
 
 
 def place(shape: tuple[int, ...], breast: Breast, recipe: Recipe) -> Geometry:
@@ -118,30 +102,73 @@ def place(shape: tuple[int, ...], breast: Breast, recipe: Recipe) -> Geometry:
 
 
 def _prepare_volume(reader: FrameReader, recipe: Recipe) -> list[Prepared]:
-    central = reader.frames // 2
-    middle = reader.frame(central)
-    breast = find_breast(middle)
+    breast = find_breast(reader.frame(reader.frames // 2))
+    geometry = place((reader.rows, reader.columns), breast, recipe)
     return [
-        prepare_pixels(middle if index == central else reader.frame(index), recipe, breast=breast, slice_index=index)
-        for index in (slab.middle for slab in slabs(reader.frames, recipe.dbt_slices))
+        replace(_painted(_projected(reader, slab, geometry), breast, geometry, recipe), slice_index=slab.middle)
+        for slab in slabs(reader.frames, recipe.dbt_slices)
     ]
 
 
-def _resample(
-    image: NDArray[np.float32], breast: Breast, geometry: Geometry
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    left = geometry.columns - geometry.crop_left - geometry.crop_columns if geometry.flipped else geometry.crop_left
-    top, right, bottom = geometry.crop_top, left + geometry.crop_columns, geometry.crop_top + geometry.crop_rows
+def _projected(reader: FrameReader, slab: Slab, geometry: Geometry) -> NDArray[np.float32]:
+    if slab.projection == "max":
+        return _cropped(Picture(_brightest(reader, slab, geometry)), _of_crop_alone(geometry))
+    # A mean may be taken after the resampling, which is a mean too: one frame and one small sum are in memory.
+    total = np.zeros((geometry.scaled_rows, geometry.scaled_columns), dtype=np.float32)
+    for index in slab.frames:
+        total += _cropped(Picture(reader.frame(index)), geometry)
+    return total / np.float32(len(slab.frames))
+
+
+def _brightest(reader: FrameReader, slab: Slab, geometry: Geometry) -> NDArray[np.float32]:
+    crop = _crop(geometry)
+    brightest = np.zeros((geometry.crop_rows, geometry.crop_columns), dtype=np.float32)
+    for index in slab.frames:
+        np.maximum(brightest, Picture(reader.frame(index)).part(*crop), out=brightest)
+    return brightest
+
+
+def _of_crop_alone(geometry: Geometry) -> Geometry:
+    return replace(geometry, rows=geometry.crop_rows, columns=geometry.crop_columns, crop_top=0, crop_left=0)
+
+
+def _cropped(picture: Picture, geometry: Geometry) -> NDArray[np.float32]:
+    """The crop on the prepared grid, mirrored if the geometry says so."""
+    rows, columns = _crop(geometry)
+    values = resample(picture, rows, columns, (geometry.scaled_rows, geometry.scaled_columns))
+    return values[:, ::-1] if geometry.flipped else values
+
+
+def _crop(geometry: Geometry) -> tuple[slice, slice]:
+    """Rows and columns of the crop in the original, which is not mirrored."""
+    left = geometry.crop_left
+    if geometry.flipped:
+        left = geometry.columns - geometry.crop_left - geometry.crop_columns
+    return slice(geometry.crop_top, geometry.crop_top + geometry.crop_rows), slice(left, left + geometry.crop_columns)
+
+
+def _painted(values: NDArray[np.float32], breast: Breast, geometry: Geometry, recipe: Recipe) -> Prepared:
+    """The resampled crop in the recipe's grey levels on its canvas, black outside the breast."""
+    inside = _resampled_mask(breast, geometry)
+    covered = np.s_[
+        geometry.top : geometry.top + geometry.scaled_rows, geometry.left : geometry.left + geometry.scaled_columns
+    ]
+    mask = np.zeros((recipe.height, recipe.width), dtype=bool)
+    mask[covered] = inside
+    low, high = _range(values[_core(inside)], recipe)
+    scaled = np.clip((values[inside] - np.float32(low)) / np.float32(high - low), 0, 1)
+    pixels = np.zeros(mask.shape, dtype=recipe.dtype)
+    pixels[mask] = np.rint(scaled * np.float32(np.iinfo(recipe.dtype).max)).astype(recipe.dtype)
+    return Prepared(pixels=pixels, mask=mask, geometry=geometry)
+
+
+def _resampled_mask(breast: Breast, geometry: Geometry) -> NDArray[np.bool_]:
+    rows, columns = _crop(geometry)
+    cells = tuple(edge / breast.factor for edge in (columns.start, rows.start, columns.stop, rows.stop))
     size = (geometry.scaled_columns, geometry.scaled_rows)
-    crop = image[top:bottom, left:right]
-    # Pillow's bilinear filter widens with the reduction, so that fine texture is averaged and not aliased.
-    values = np.asarray(Image.fromarray(np.ascontiguousarray(crop)).resize(size, Image.Resampling.BILINEAR))
-    cells = (left / breast.factor, top / breast.factor, right / breast.factor, bottom / breast.factor)
     mask = Image.fromarray(breast.mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR, box=cells)
     inside = np.asarray(mask) >= 0.5
-    if geometry.flipped:
-        values, inside = values[:, ::-1], inside[:, ::-1]
-    return values, inside
+    return inside[:, ::-1] if geometry.flipped else inside
 
 
 def _core(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def slabs(frames: int, dbt_slices: str) -> tuple[Slab, ...]:
     wanted = int(match.group(2) or 1) if match else 1
     parts = min(wanted, frames)
     cut = [part * frames // parts for part in range(parts + 1)]
-    whole = [Slab(range(first, end)) for first, end in zip(cut, cut[1:], strict=False)]
+    whole = [Slab(range(first, end)) for first, end in pairwise(cut)]
     if dbt_slices.startswith("slab"):
         return tuple(whole)
     middles = [(2 * part + 1) * frames // (2 * parts) for part in range(parts)]
