@@ -14,7 +14,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from densityclip.dicom.display import display_table, stored_values
+from densityclip.dicom.display import display_table
+from densityclip.dicom.stored import stored_values
 from densityclip.dicom.pixels import MAX_FRAME_PIXELS, read_frames
 from densityclip.reasons import Reason, Refused
 

@@ -4,7 +4,6 @@ A table of 2^BitsStored entries takes the place of arithmetic on every pixel: on
 for pydicom's apply_voi_lut, and the order of the steps stands in one place.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,63 +12,8 @@ from pydicom import Sequence
 from pydicom.dataset import Dataset
 
 from densityclip.dicom.header import PARSE_ERRORS
+from densityclip.dicom.stored import StoredValues
 from densityclip.reasons import Reason, Refused
-
-
-@dataclass(frozen=True, slots=True)
-class StoredValues:
-    """How pixel values are stored.
-
-    Attributes:
-        bits: BitsStored, 1 to 16.
-        signed: Whether PixelRepresentation is 1.
-        inverted: Whether the photometric interpretation is MONOCHROME1.
-        padding: Lowest and highest stored value that stand for air, None without padding.
-    """
-
-    bits: int
-    signed: bool
-    inverted: bool
-    padding: tuple[int, int] | None
-
-    @property
-    def lowest(self) -> int:
-        """Smallest value that can be stored."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
-
-    @property
-    def highest(self) -> int:
-        """Largest value that can be stored."""
-        return self.lowest + (1 << self.bits) - 1
-
-
-def stored_values(dataset: Dataset) -> StoredValues:
-    """Read how the pixel values of a data set are stored.
-
-    Raises:
-        Refused: `bad_header`: an attribute is missing or impossible.
-    """
-    bits = required_integer(dataset, "BitsStored")
-    if not 1 <= bits <= 16:
-        raise Refused(Reason.BAD_HEADER, f"BitsStored is {bits}")
-    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Refused(Reason.BAD_HEADER, f"PhotometricInterpretation is {photometric or 'missing'}")
-    signed = required_integer(dataset, "PixelRepresentation") == 1
-    values = StoredValues(bits, signed, photometric == "MONOCHROME1", None)
-    return StoredValues(bits, signed, values.inverted, _padding(dataset, values))
-
-
-def required_integer(dataset: Dataset, keyword: str) -> int:
-    """An integer attribute that the pixels need.
-
-    Raises:
-        Refused: `bad_header`: it is missing or is no number.
-    """
-    try:
-        return int(dataset[keyword].value)
-    except PARSE_ERRORS as error:
-        raise Refused(Reason.BAD_HEADER, f"{keyword} is missing or no number") from error
 
 
 def display_table(dataset: Dataset, frame: int, values: StoredValues) -> NDArray[np.float32]:
@@ -100,22 +44,12 @@ def display_table(dataset: Dataset, frame: int, values: StoredValues) -> NDArray
     return table
 
 
-def _padding(dataset: Dataset, values: StoredValues) -> tuple[int, int] | None:
-    def stored(keyword: str) -> int | None:
-        try:
-            raw = int(dataset[keyword].value)
-        except PARSE_ERRORS:
-            return None
-        # The attribute is US or SS by PixelRepresentation, and archives mix the two up: read the bits.
-        raw &= (1 << 16) - 1
-        return raw - (1 << 16) if values.signed and raw >= 1 << 15 else raw
-
-    first = stored("PixelPaddingValue")
-    if first is None:
-        return None
-    limit = stored("PixelPaddingRangeLimit")
-    last = first if limit is None else limit
-    return min(first, last), max(first, last)
+def has_own_display(dataset: Dataset, frame: int) -> bool:
+    """Whether a frame has a window or rescaling of its own, in its functional groups."""
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    if not isinstance(groups, Sequence) or frame >= len(groups):
+        return False
+    return any(keyword in groups[frame] for keyword in ("FrameVOILUTSequence", "PixelValueTransformationSequence"))
 
 
 def _group_item(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:

@@ -1,41 +1,60 @@
 """Decode a DICOM file frame by frame into display values in [0, 1]."""
 
 import contextlib
-import struct
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
-from densityclip.dicom.display import StoredValues, display_table, required_integer, stored_values
+from densityclip.dicom import decoders
+from densityclip.dicom.codestream import JPEG_SYNTAXES, Codestream, read_codestream
+from densityclip.dicom.display import display_table, has_own_display
+from densityclip.dicom.fragments import (
+    Layout,
+    encapsulated_layout,
+    find_pixel_data,
+    native_layout,
+    read_pieces,
+)
 from densityclip.dicom.header import PARSE_ERRORS, is_dicom, quiet
+from densityclip.dicom.inflate import InflatedStream
+from densityclip.dicom.stored import StoredValues, read_stored, required_integer, stored_values
 from densityclip.reasons import Reason, Refused
 
 MAX_FRAME_PIXELS = 100_000_000
 MAX_FRAMES = 2_000
+MAX_PIXELS = 10_000_000_000
+"""Of a whole volume; 150 slices of the largest detector have 1.5e9. A deflated file can promise anything."""
+
+NATIVE_SYNTAXES = frozenset(
+    {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
+)
 _DECODE_ERRORS = (*PARSE_ERRORS, RuntimeError)
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_SHARED = -1
 
 
 @dataclass(frozen=True, slots=True)
 class FrameReader:
     """The frames of one DICOM file, decoded one at a time, so that a volume of 700 MB never lies in memory whole.
 
+    The file stays open while the reader is in use; each frame is one seek and one decoding.
+
     Attributes:
-        path: The file.
         frames: Number of frames.
         rows: Rows of a frame.
         columns: Columns of a frame.
@@ -44,13 +63,14 @@ class FrameReader:
         syntax: Transfer Syntax UID.
     """
 
-    path: Path
     frames: int
     rows: int
     columns: int
     dataset: Dataset
     values: StoredValues
     syntax: str
+    _stream: BinaryIO
+    _layout: Layout
     _tables: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def frame(self, index: int) -> NDArray[np.float32]:
@@ -63,81 +83,188 @@ class FrameReader:
             `[rows, columns]` float32 in `[0, 1]`; air is 0, whatever the polarity of the file.
 
         Raises:
-            Refused: `decode_failed`, `truncated`, `bad_header` or `constant`.
+            Refused: `decode_failed`, `truncated`, `bad_header`, `too_large` or `constant`.
         """
-        raw = self._decode(index)
-        if raw.shape != (self.rows, self.columns):
-            raise Refused(Reason.BAD_HEADER, f"the header says {self.rows} x {self.columns}, the data {raw.shape}")
-        low, high = int(raw.min()), int(raw.max())
-        if low == high:
-            raise Refused(Reason.CONSTANT)
-        if low < self.values.lowest or high > self.values.highest:
+        return self.display(self.raw_frame(index), index)
+
+    def frames_at(self, indices: Iterable[int]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Decode some frames, one after the other; each is `(index, frame)` as of `frame`.
+
+        Raises:
+            Refused: As `frame`.
+        """
+        return ((index, self.frame(index)) for index in indices)
+
+    def raw_frame(self, index: int) -> NDArray[Any]:
+        """Decode one frame, and check its values against the header; for those who want only a part displayed.
+
+        Args:
+            index: 0 to `frames - 1`.
+
+        Returns:
+            `[rows, columns]` integers of 8 or 16 bits as stored: no rescaling, no window, no polarity, padding as it
+            is. Maybe read-only.
+
+        Raises:
+            Refused: `decode_failed`, `truncated`, `bad_header`, `too_large` or `constant`.
+        """
+        if not 0 <= index < self.frames:
+            raise IndexError(f"frame {index} of {self.frames}")
+        with quiet():
+            if not self._layout.frames:
+                return read_stored(self._native(index), self.values)
+            pixels, found = self._decoded(index)
+        # Only JPEG-LS and JPEG 2000 tie the sign bit to the precision of the codestream.
+        bits = None if found is None or self.syntax in JPEG_SYNTAXES else found.precision
+        return read_stored(pixels, self.values, coded_bits=bits, coded_signed=found.signed if found else None)
+
+    def display(self, raw: NDArray[Any], index: int) -> NDArray[np.float32]:
+        """Display values of raw ones, or of any part of them.
+
+        Args:
+            raw: Values of `raw_frame`, in any shape.
+            index: The frame they come from; frames may differ in their window.
+
+        Returns:
+            float32 in `[0, 1]`, in the shape of `raw`.
+
+        Raises:
+            Refused: `bad_header`: a table or window cannot be read.
+        """
+        return self.table(index)[raw]
+
+    def table(self, index: int) -> NDArray[np.float32]:
+        """Display value of every raw value of a frame: `table(index)[raw]`, for negative values as well.
+
+        Raises:
+            Refused: `bad_header`: a table or window cannot be read.
+        """
+        # Slices nearly always share one window: one table is kept, made again only for frames that have their own.
+        key = index if has_own_display(self.dataset, index) else _SHARED
+        if key not in self._tables:
+            self._tables.clear()
+            # Index -1 of an array is its last element, so with 0 first, signed values are their own positions.
+            self._tables[key] = np.roll(display_table(self.dataset, index, self.values), self.values.lowest)
+        return self._tables[key]
+
+    def _native(self, index: int) -> NDArray[Any]:
+        self._stream.seek(self._layout.start)
+        options = self._options() | {
+            "number_of_frames": self.frames,
+            "pixel_keyword": "PixelData",
+            "pixel_vr": self._layout.vr,
+            "view_only": True,
+            # By itself pydicom masks what lies above BitsStored: a wrong one would fold bright tissue into black.
+            "correct_unused_bits": False,
+        }
+        decoder: Any = get_decoder(UID(self.syntax))
+        try:
+            pixels, _ = decoder.as_array(self._stream, index=index, raw=True, validate=False, **options)
+        except _DECODE_ERRORS as error:
+            raise Refused(Reason.TRUNCATED, f"frame {index} cannot be read ({type(error).__name__})") from error
+        return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
+
+    def _decoded(self, index: int) -> tuple[NDArray[Any], Codestream | None]:
+        data = read_pieces(self._stream, self._layout.frames[index])
+        found = read_codestream(data, self.syntax)
+        if found is not None:
+            self._check_codestream(found)
+        return decoders.decode_frame(data, self.syntax, self._options()), found
+
+    def _check_codestream(self, found: Codestream) -> None:
+        # A precision that is not BitsStored is normal: most encoders code the whole container of 16 bits, some fewer
+        # bits than BitsStored promises; what counts is that the decoded values fit, and that is checked.
+        if found.rows * found.columns > MAX_FRAME_PIXELS:
+            raise Refused(Reason.TOO_LARGE, f"the codestream promises {found.rows} x {found.columns} pixels")
+        if (found.rows, found.columns) != (self.rows, self.columns):
             raise Refused(
                 Reason.BAD_HEADER,
-                f"BitsStored {self.values.bits} allows {self.values.lowest} to {self.values.highest}, "
-                f"the data holds {low} to {high}",
+                f"the header says {self.rows} x {self.columns}, the codestream {found.rows} x {found.columns}",
             )
-        table = self._table(index)
-        # Unsigned values are their own positions: no copy of 13 megapixels to shift them by zero.
-        positions = raw if self.values.lowest == 0 else raw.astype(np.int32) - self.values.lowest
-        return table[positions]
+        if found.components != 1:
+            raise Refused(
+                Reason.BAD_HEADER, f"the codestream has {found.components} samples a pixel; a mammogram has 1"
+            )
+        if found.precision > self.values.allocated:
+            raise Refused(
+                Reason.BAD_HEADER,
+                f"the codestream has {found.precision} bits, BitsAllocated is {self.values.allocated}",
+            )
 
-    def _table(self, index: int) -> NDArray[np.float32]:
-        # Frames nearly always share one VOI: keep the last table only, keyed by the frame that asked for it.
-        if index not in self._tables:
-            self._tables.clear()
-            self._tables[index] = display_table(self.dataset, index, self.values)
-        return self._tables[index]
-
-    def _decode(self, index: int) -> NDArray[Any]:
-        # Left alone, pydicom masks what lies above BitsStored, and a wrong BitsStored folds bright tissue into black.
-        # Signed values need its sign extension, and old overlays really lie in those bits.
-        overlay = any((group, 0x0102) in self.dataset for group in range(0x6000, 0x6020, 2))
-        options: dict[str, Any] = {"raw": True, "correct_unused_bits": self.values.signed or overlay}
-        try:
-            with quiet():
-                if self.syntax == DeflatedExplicitVRLittleEndian:
-                    return pixel_array(pydicom.dcmread(self.path, force=True), index=index, **options)
-                return pixel_array(self.path, index=index, transfer_syntax_uid=self.syntax, **options)
-        except _DECODE_ERRORS as error:
-            if "less than expected" in str(error) or "number of bytes" in str(error):
-                raise Refused(Reason.TRUNCATED) from error
-            raise Refused(Reason.DECODE_FAILED, f"transfer syntax {self.syntax}: {type(error).__name__}") from error
+    def _options(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "columns": self.columns,
+            "samples_per_pixel": 1,
+            "photometric_interpretation": "MONOCHROME2",
+            "bits_allocated": self.values.allocated,
+            "bits_stored": self.values.bits,
+            "pixel_representation": int(self.values.signed),
+        }
 
 
 @contextlib.contextmanager
 def read_frames(path: Path) -> Iterator[FrameReader]:
-    """Open a DICOM file for reading its frames one at a time.
+    """Open a DICOM file for reading its frames one at a time; it is closed at the end of the `with`.
 
     Everything that can be checked without decoding is checked here.
 
     Raises:
-        Refused: `missing_file`, `empty_file`, `unreadable`, `no_pixels`, `bad_header`, `truncated` or `too_large`.
+        Refused: `missing_file`, `empty_file`, `unreadable`, `no_pixels`, `bad_header`, `truncated`, `too_large` or
+            `decode_failed` (a transfer syntax that nothing decodes).
     """
-    yield _open(path)
+    with contextlib.ExitStack() as files:
+        yield _parsed(lambda: _open(path, files))
 
 
-def _open(path: Path) -> FrameReader:
+def _parsed(read: Callable[[], FrameReader]) -> FrameReader:
     try:
-        size = path.stat().st_size
-        if size == 0:
-            raise Refused(Reason.EMPTY_FILE)
-        if not is_dicom(path):
-            raise Refused(Reason.UNREADABLE, "the file does not start like DICOM")
-        with path.open("rb") as handle, quiet():
-            dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True)
-            syntax = _transfer_syntax(dataset)
-            rows, columns = required_integer(dataset, "Rows"), required_integer(dataset, "Columns")
-            frames = int(dataset.get("NumberOfFrames") or 1)
-            _check_shape(dataset, rows, columns, frames)
-            if syntax not in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
-                bits = required_integer(dataset, "BitsAllocated")
-                _check_length(handle, syntax, (rows * columns * frames * bits + 7) // 8)
-            return FrameReader(path, frames, rows, columns, dataset, stored_values(dataset), syntax)
+        with quiet():
+            return read()
     except FileNotFoundError as error:
         raise Refused(Reason.MISSING_FILE) from error
     except PARSE_ERRORS as error:
         raise Refused(Reason.UNREADABLE, f"the header cannot be parsed ({type(error).__name__})") from error
+
+
+def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
+    if path.stat().st_size == 0:
+        raise Refused(Reason.EMPTY_FILE)
+    if not is_dicom(path):
+        raise Refused(Reason.UNREADABLE, "the file does not start like DICOM")
+    dataset, syntax, stream = _read_header(files.enter_context(path.open("rb")))
+    vr, length = find_pixel_data(stream, syntax)
+    rows, columns = required_integer(dataset, "Rows"), required_integer(dataset, "Columns")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    _check_shape(dataset, rows, columns, frames)
+    values = stored_values(dataset)
+    if syntax in NATIVE_SYNTAXES:
+        if length is None:
+            raise Refused(Reason.BAD_HEADER, "the pixel data is encapsulated, the transfer syntax is uncompressed")
+        size = values.allocated // 8
+        layout = native_layout(stream, vr, length, frames * rows * columns * size, min(rows, columns) * size)
+    elif syntax not in decoders.SYNTAXES:
+        raise Refused(Reason.DECODE_FAILED, f"nothing decodes transfer syntax {syntax}")
+    elif length is not None:
+        raise Refused(Reason.BAD_HEADER, "the pixel data is not encapsulated, the transfer syntax is compressed")
+    else:
+        layout = encapsulated_layout(stream, syntax, dataset, frames)
+    return FrameReader(frames, rows, columns, dataset, values, syntax, stream, layout)
+
+
+def _read_header(file: BinaryIO) -> tuple[Dataset, str, BinaryIO]:
+    head = file.read(1024)
+    file.seek(0)
+    if head[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in head:
+        # pydicom would inflate the whole file into memory to read its header.
+        file.seek(132)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        stream = cast(BinaryIO, io.BufferedReader(InflatedStream(file), 1 << 16))
+        dataset = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >= 0x7FE00008)
+        dataset.file_meta = FileMetaDataset(meta)
+        return dataset, str(DeflatedExplicitVRLittleEndian), stream
+    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    return dataset, _transfer_syntax(dataset), file
 
 
 def _transfer_syntax(dataset: Dataset) -> str:
@@ -157,52 +284,5 @@ def _check_shape(dataset: Dataset, rows: int, columns: int, frames: int) -> None
         raise Refused(Reason.BAD_HEADER, f"SamplesPerPixel is {samples}; a mammogram has 1")
     if min(rows, columns, frames) < 1:
         raise Refused(Reason.BAD_HEADER, f"{rows} rows, {columns} columns, {frames} frames")
-    if rows * columns > MAX_FRAME_PIXELS or frames > MAX_FRAMES:
+    if rows * columns > MAX_FRAME_PIXELS or frames > MAX_FRAMES or frames * rows * columns > MAX_PIXELS:
         raise Refused(Reason.TOO_LARGE, f"{frames} frame(s) of {rows} x {columns}")
-
-
-def _check_length(handle: Any, syntax: str, expected: int) -> None:
-    # pydicom drops encapsulated pixel data that is cut short without a word, so the end is looked for here.
-    start = handle.tell()
-    end = handle.seek(0, 2)
-    handle.seek(start)
-    head = handle.read(8)
-    if len(head) < 8:
-        raise Refused(Reason.NO_PIXELS)
-    group, element = struct.unpack("<HH", head[:4])
-    if (group, element) != (0x7FE0, 0x0010):
-        raise Refused(Reason.NO_PIXELS, f"element ({group:04X},{element:04X}) where the pixel data should be")
-    length = struct.unpack("<L", head[4:])[0] if syntax == ImplicitVRLittleEndian else _long_length(handle)
-    if length == _UNDEFINED:
-        _check_fragments(handle, end)
-    elif length == 0:
-        raise Refused(Reason.NO_PIXELS, "the pixel data is empty")
-    else:
-        here = min(length, end - handle.tell())
-        if here < expected and syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
-            raise Refused(Reason.TRUNCATED, f"{here} bytes of {expected}")
-
-
-def _long_length(handle: Any) -> int:
-    four = handle.read(4)
-    if len(four) < 4:
-        raise Refused(Reason.TRUNCATED)
-    return int(struct.unpack("<L", four)[0])
-
-
-def _check_fragments(handle: Any, end: int) -> None:
-    fragments = 0
-    while True:
-        head = handle.read(8)
-        if len(head) < 8:
-            raise Refused(Reason.TRUNCATED, f"the file ends in fragment {fragments} of the pixel data")
-        group, element, length = struct.unpack("<HHL", head)
-        if (group, element) == _END:
-            if fragments < 2:
-                # The first item is the offset table; without a second there is no image.
-                raise Refused(Reason.NO_PIXELS, "the pixel data is empty")
-            return
-        if (group, element) != _ITEM or handle.tell() + length > end:
-            raise Refused(Reason.TRUNCATED, f"the file ends in fragment {fragments} of the pixel data")
-        handle.seek(length, 1)
-        fragments += 1

@@ -1,0 +1,76 @@
+"""Deflated files (PS3.5 A.5) read as a stream, so that neither a volume nor a bomb is inflated into memory whole."""
+
+import io
+import zlib
+from typing import BinaryIO
+
+_CHUNK = 1 << 16
+
+
+class InflatedStream(io.RawIOBase):
+    """What a raw deflate stream inflates to, readable and seekable; a step back starts it over.
+
+    Args:
+        source: The file, at the first byte of the deflated data.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._start = source.tell()
+        self._rewind()
+
+    def readable(self) -> bool:
+        """Always true."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always true."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes inflated so far."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; the end is found by inflating everything, in small pieces."""
+        if whence == io.SEEK_END:
+            while self._skip(_CHUNK):
+                pass
+            offset += self._position
+        elif whence == io.SEEK_CUR:
+            offset += self._position
+        if offset < self._position:
+            self._rewind()
+        while self._position < offset and self._skip(min(_CHUNK, offset - self._position)):
+            pass
+        return self._position
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        """Inflate into a buffer.
+
+        Raises:
+            OSError: The data is damaged.
+        """
+        data = self._inflate(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _rewind(self) -> None:
+        self._source.seek(self._start)
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._position = 0
+
+    def _skip(self, size: int) -> int:
+        return len(self._inflate(size))
+
+    def _inflate(self, size: int) -> bytes:
+        while size:
+            packed = self._inflater.unconsumed_tail or self._source.read(_CHUNK)
+            try:
+                data = self._inflater.decompress(packed, size)
+            except zlib.error as error:
+                raise OSError("the deflated data is damaged") from error
+            self._position += len(data)
+            if data or not packed or self._inflater.eof:
+                return data
+        return b""
