@@ -15,8 +15,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
