@@ -15,6 +15,7 @@ from densityclip.reasons import Reason, Refused
 
 _WORKING_SIDE = 400
 _SMALLEST_SIDE = 64
+_SMALLEST_SHARE = 0.015
 _BINS = 256
 
 
@@ -58,8 +59,10 @@ def find_breast(image: Picture | NDArray[np.float32]) -> Breast:
     if min(rows, columns) < _SMALLEST_SIDE:
         raise Refused(Reason.TOO_SMALL, f"{rows} x {columns} pixels")
     small, factor = sampled(picture, _WORKING_SIDE)
-    mask = _breast_mask(_without_frame(small))
-    _check_is_breast(mask)
+    inner = _within_frame(small)
+    mask = np.zeros(small.shape, dtype=bool)
+    mask[inner] = _breast_mask(small[inner])
+    _check_is_breast(mask[inner])
     first_row, last_row = _extent(mask, 1)
     first_column, last_column = _extent(mask, 0)
     top, left = first_row * factor, first_column * factor
@@ -95,8 +98,9 @@ def _fills_its_box(mask: NDArray[np.bool_]) -> bool:
     if not mask.any():
         return False
     (top, bottom), (left, right) = _extent(mask, 1), _extent(mask, 0)
-    box = mask[top : bottom + 1, left : right + 1]
-    return bool(mask.mean() > 0.9 or min(box[:, 0].mean(), box[:, -1].mean()) > 0.6)
+    # The outermost columns may be half padding and half air.
+    heights = mask[top : bottom + 1, left : right + 1].mean(axis=0)
+    return bool(mask.mean() > 0.9 or min(heights[:3].max(), heights[-3:].max()) > 0.6)
 
 
 def _air_threshold(small: NDArray[np.float32], above: float) -> float:
@@ -109,7 +113,7 @@ def _air_threshold(small: NDArray[np.float32], above: float) -> float:
         return high
     counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
     near = np.convolve(counts, np.ones(5), mode="same")
-    peak = int(np.argmax(near >= max(0.5 * float(near[: _BINS // 2].max()), 0.02 * values.size)))
+    peak = int(np.argmax(near >= max(0.15 * float(near[: _BINS // 2].max()), 0.02 * values.size)))
     while peak + 1 < _BINS and near[peak + 1] > near[peak]:
         peak += 1
     start = max(peak - 2, 0)
@@ -118,16 +122,19 @@ def _air_threshold(small: NDArray[np.float32], above: float) -> float:
     return air + max(4 * sigma, 0.015 * (high - low))
 
 
-def _without_frame(small: NDArray[np.float32]) -> NDArray[np.float32]:
-    # Digitised film often has a white frame; taken for tissue it would join the labels to the breast.
-    white = 0.9 * float(small.max())
-    image = small.copy()
-    for view in (image, image[::-1], image.T, image.T[::-1]):
-        for line in view[: max(len(view) // 20, 1)]:
-            if np.percentile(line, 20) < white:
-                break
-            line[:] = small.min()
-    return image
+def _within_frame(small: NDArray[np.float32]) -> tuple[slice, slice]:
+    # Digitised film often has a white frame, or the scanner's bright edge; taken for tissue it would join the labels
+    # to the breast. A line is one if nearly all of it is white, or all of it equally bright: a breast is neither.
+    highest = float(small.max())
+    edges = []
+    for view in (small, small[::-1], small.T, small.T[::-1]):
+        lines = np.percentile(view[: max(len(view) // 16, 1)], (5, 20, 95), axis=1)
+        framed = (lines[1] >= 0.9 * highest) | ((lines[0] > 0.5 * highest) & (lines[2] - lines[0] < 0.1 * highest))
+        width = int(np.argmin(framed)) if not framed.all() else len(framed)
+        # The next line is half frame and half film.
+        edges.append(width + 1 if width else 0)
+    rows, columns = small.shape
+    return slice(edges[0], rows - edges[1]), slice(edges[2], columns - edges[3])
 
 
 def _largest_body(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -165,7 +172,8 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _check_is_breast(mask: NDArray[np.bool_]) -> None:
     share = float(mask.mean())
-    if share < 0.03:
+    # A breast 3 cm deep and 6 cm high on the largest detector covers 0.02 of it.
+    if share < _SMALLEST_SHARE:
         raise Refused(Reason.NO_BREAST, f"the largest bright body covers {share:.1%} of the image")
     if _fills_its_box(mask):
         raise Refused(Reason.NO_BREAST, "the largest bright body does not taper as a breast does")

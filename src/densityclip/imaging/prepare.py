@@ -1,5 +1,6 @@
 """The recipe carried out: the one path from a file to the pixels that training, evaluation and serving see."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def prepare_file(path: Path, recipe: Recipe) -> list[Prepared]:
         return [prepare_pixels(read_image_file(path), recipe)]
     with read_frames(path) as reader:
         if reader.frames == 1:
-            return [prepare_pixels(reader.frame(0), recipe)]
+            return [prepare_pixels(_frame(reader, 0), recipe)]
         return _prepare_volume(reader, recipe)
 
 
@@ -101,8 +102,12 @@ def place(shape: tuple[int, ...], breast: Breast, recipe: Recipe) -> Geometry:
     )
 
 
+def _frame(reader: FrameReader, index: int) -> Picture:
+    return Picture(reader.raw_frame(index), reader.table(index))
+
+
 def _prepare_volume(reader: FrameReader, recipe: Recipe) -> list[Prepared]:
-    breast = find_breast(reader.frame(reader.frames // 2))
+    breast = find_breast(_frame(reader, reader.frames // 2))
     geometry = place((reader.rows, reader.columns), breast, recipe)
     return [
         replace(_painted(_projected(reader, slab, geometry), breast, geometry, recipe), slice_index=slab.middle)
@@ -112,20 +117,34 @@ def _prepare_volume(reader: FrameReader, recipe: Recipe) -> list[Prepared]:
 
 def _projected(reader: FrameReader, slab: Slab, geometry: Geometry) -> NDArray[np.float32]:
     if slab.projection == "max":
-        return _cropped(Picture(_brightest(reader, slab, geometry)), _of_crop_alone(geometry))
+        crop = _crop(geometry)
+        brightest = np.zeros((geometry.crop_rows, geometry.crop_columns), dtype=np.float32)
+        for picture in _shown_frames(reader, slab):
+            np.maximum(brightest, picture.part(*crop), out=brightest)
+        return _cropped(Picture(brightest), _of_crop_alone(geometry))
     # A mean may be taken after the resampling, which is a mean too: one frame and one small sum are in memory.
     total = np.zeros((geometry.scaled_rows, geometry.scaled_columns), dtype=np.float32)
-    for index in slab.frames:
-        total += _cropped(Picture(reader.frame(index)), geometry)
-    return total / np.float32(len(slab.frames))
+    number = 0
+    for picture in _shown_frames(reader, slab):
+        total += _cropped(picture, geometry)
+        number += 1
+    return total / np.float32(number)
 
 
-def _brightest(reader: FrameReader, slab: Slab, geometry: Geometry) -> NDArray[np.float32]:
-    crop = _crop(geometry)
-    brightest = np.zeros((geometry.crop_rows, geometry.crop_columns), dtype=np.float32)
+def _shown_frames(reader: FrameReader, slab: Slab) -> Iterator[Picture]:
+    blank = None
+    shown = 0
     for index in slab.frames:
-        np.maximum(brightest, Picture(reader.frame(index)).part(*crop), out=brightest)
-    return brightest
+        try:
+            yield _frame(reader, index)
+            shown += 1
+        except Refused as refused:
+            # A volume may be padded with empty slices; a slab is what its other slices show.
+            if refused.reason != Reason.CONSTANT:
+                raise
+            blank = refused
+    if blank is not None and not shown:
+        raise blank
 
 
 def _of_crop_alone(geometry: Geometry) -> Geometry:

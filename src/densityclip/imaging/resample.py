@@ -23,13 +23,12 @@ class Picture:
 
     Attributes:
         values: `[rows, columns]`, stored values, or display values in `[0, 1]` where there is no table.
-        table: Display value in `[0, 1]` of each stored value, float32; it covers all that occur.
-        lowest: The stored value that entry 0 of the table stands for.
+        table: Display value in `[0, 1]` of each stored value, float32, as `FrameReader.table` gives it: it covers all
+            values that occur, negative ones from its end.
     """
 
     values: NDArray[Any]
     table: NDArray[np.float32] | None = None
-    lowest: int = 0
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2:
@@ -45,9 +44,8 @@ class Picture:
         values = self.values[rows, columns]
         if self.table is None:
             return np.asarray(values, dtype=np.float32)
-        positions = values if self.lowest == 0 else values.astype(np.int32) - self.lowest
-        # Of the ways to look up, `take` that wraps is the fastest by half; nothing is there to wrap.
-        return np.take(self.table, positions, mode="wrap")
+        # `take` that wraps round finds negative values too, and is the fastest look-up by half.
+        return np.take(self.table, values, mode="wrap")
 
 
 def sampled(picture: Picture, longest: int) -> tuple[NDArray[np.float32], int]:
