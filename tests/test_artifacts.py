@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from densityclip import artifacts
 from densityclip.artifacts import (
     SCHEMAS,
     atomic_path,
     conform,
     disk_error,
     file_stem,
+    hash_bytes,
     hash_json,
+    hash_table,
     read_json,
     read_table,
     write_json,
@@ -118,3 +121,22 @@ def test_a_manifest_says_who_made_what_from_what(tmp_path: Path):
         {"table": "ab"},
         {"rows": 3},
     )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.text(alphabet='ab",\n\r é', max_size=6),
+            st.none() | st.floats() | st.integers(-(2**53), 2**53).map(float),
+            st.none() | st.dates(),
+            st.none() | st.booleans(),
+        ),
+        max_size=9,
+    )
+)
+def test_a_table_hashed_in_slices_has_the_hash_of_its_whole_text(rows):
+    schema = {"text": pl.String(), "number": pl.Float64(), "day": pl.Date(), "flag": pl.Boolean()}
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(artifacts, "_HASHED_ROWS", 2)
+        assert hash_table(table) == hash_bytes(table.write_csv().encode())

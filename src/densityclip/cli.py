@@ -143,22 +143,38 @@ def prepare(
     size: Annotated[int, typer.Option(min=32, help="Rows and columns of a prepared image.")] = 224,
     set_: Sets = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.json or a bundle to take the recipe from.")] = None,
-    workers: Workers = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Files at the same time: 1, or with Ray every CPU, if not given.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local (processes of this machine) or ray.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster, such as auto.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one file may take.")] = 120,
 ) -> None:
-    """Prepare an index's images into a cache.
+    """Prepare an index's images into a cache; the same command goes on where it was stopped.
 
-    Example: densityclip prepare index --out cache --size 160 --set recipe.dbt_slices=spread:3
+    Example: densityclip prepare index --out cache --size 160 --workers 4 --set recipe.dbt_slices=spread:3
     """
     from densityclip import steps, terminal
     from densityclip.imaging.recipe import Recipe
 
     start = steps.read_recipe(recipe) if recipe is not None else Recipe().sized(size)
     path = index / steps.INDEX if index.is_dir() else index
-    terminal.say(steps.preparation_estimate(path, start.with_overrides(set_ or []), workers))
     with terminal.progress("prepare") as report:
-        done, refused = steps.prepare(path, out, start.with_overrides(set_ or []), workers=workers, progress=report)
-    terminal.say(f"{done} images prepared, {refused} refused; the cache is {out}.")
-    _exit_if(refused)
+        done = steps.prepare(
+            path,
+            out,
+            start.with_overrides(set_ or []),
+            workers=workers,
+            engine=engine,
+            ray_address=ray_address,
+            timeout=timeout,
+            announce=terminal.say,
+            progress=report,
+        )
+    counted = ", ".join(f"{number} {reason}" for reason, number in done.reasons.items())
+    refused = f"{done.refused} refused ({counted}; see {out / 'refused.parquet'})" if done.refused else "none refused"
+    terminal.say(f"{done.images} images prepared, {refused}; the cache is {out}.")
+    _exit_if(done.refused)
 
 
 @app.command()

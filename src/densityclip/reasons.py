@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CONSTANT = "constant", "Every pixel has the same value."
     NO_BREAST = "no_breast", "No breast was found in the image."
     TIMEOUT = "timeout", "The image took longer than the time limit."
+    CRASHED = "crashed", "Reading the file crashed."
 
 
 class Refused(Exception):

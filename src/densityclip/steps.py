@@ -24,6 +24,7 @@ from densityclip.imaging.recipe import Recipe
 from densityclip.records import Part, Status
 
 if TYPE_CHECKING:
+    from densityclip.imaging.cache import CacheSummary
     from densityclip.inference.predictor import Predictor
     from densityclip.model.bundle import Bundle
     from densityclip.training.config import TrainConfig
@@ -384,26 +385,36 @@ def choose_images(index_table: pl.DataFrame, predictions: pl.DataFrame, per_cell
 
 
 def prepare(
-    index_path: Path, out: Path, recipe: Recipe, *, workers: int = 1, progress: Report = None
-) -> "tuple[int, int]":
+    index_path: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
+    timeout: float = 120,
+    announce: Callable[[str], None] | None = None,
+    progress: Report = None,
+) -> "CacheSummary":
     """Prepare an index's images into a cache.
 
-    Returns:
-        Images prepared and images refused.
+    Args:
+        index_path: The index.
+        out: Folder of the cache.
+        recipe: How to prepare.
+        workers: Files at the same time: by default 1, and with Ray every CPU of the cluster.
+        engine: `local` or `ray`.
+        ray_address: Of a running cluster.
+        timeout: Seconds that one file may take.
+        announce: Told, before anything starts, how large the cache will be and how long it will take.
+        progress: Told (done, total) images.
     """
     from densityclip.imaging.cache import build_cache
+    from densityclip.imaging.engine import open_engine
 
-    summary = build_cache(read_table(index_path, "index"), out, recipe, workers=workers, progress=progress)
-    return summary.images, summary.refused
-
-
-def preparation_estimate(index_path: Path, recipe: Recipe, workers: int) -> str:
-    """How large a cache will be and how long it will take, in a sentence, from a few images prepared on the spot."""
-    from densityclip.imaging.cache import estimate
-
-    said = estimate(read_table(index_path, "index"), recipe)
-    minutes = said.seconds / max(1, workers) / 60
-    return f"The cache will take {said.bytes / 1e6:.0f} MB and about {max(0.1, minutes):.1f} minutes."
+    index_table = read_table(index_path, "index")
+    with open_engine(engine, recipe, workers=workers, timeout=timeout, ray_address=ray_address) as opened:
+        return build_cache(index_table, out, recipe, engine=opened, announce=announce, progress=progress)
 
 
 def compare(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:

@@ -2,9 +2,12 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 Report = Callable[[int, int], None]
+
+_MINUTES = 5
 
 
 @contextlib.contextmanager
@@ -31,24 +34,41 @@ def progress(title: str) -> Iterator[Report]:
         TextColumn("{task.description:<34}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    rate = _Rate()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(title, total=None, rate="")
+        yield lambda done, total: bar.update(task, completed=done, total=total, rate=rate.said(done))
+
+
+class _Rate:
+    """Pieces a second since the first report, which may find work that an earlier run has done."""
+
+    def __init__(self) -> None:
+        self._start: tuple[int, float] | None = None
+
+    def said(self, done: int) -> str:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (done, now)
+        pieces, seconds = done - self._start[0], now - self._start[1]
+        return f"{pieces / seconds:.{1 if pieces < 100 * seconds else 0}f}/s" if seconds > 1 else ""
 
 
 def _plain_lines(title: str) -> Report:
-    """A line at every tenth of the work."""
-    last = -1
+    """A line at every tenth of the work, and every five minutes of a long one."""
+    last, spoke = -1, time.monotonic()
+    rate = _Rate()
 
     def report(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // max(1, total)
-        if tenth > last:
-            last = tenth
-            sys.stderr.write(f"{title}: {done} of {total}\n")
+        nonlocal last, spoke
+        tenth, said = 10 * done // max(1, total), rate.said(done)
+        if tenth > last or time.monotonic() - spoke > _MINUTES * 60:
+            last, spoke = tenth, time.monotonic()
+            sys.stderr.write(f"{title}: {done} of {total}{f', {said}' if said else ''}\n")
             sys.stderr.flush()
 
     return report
