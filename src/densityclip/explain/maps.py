@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from densityclip.artifacts import atomic_path, file_stem
 from densityclip.density import predicted_category
-from densityclip.dicom.header import is_dicom
-from densityclip.dicom.image_file import read_image_file
-from densityclip.dicom.pixels import read_frames
 from densityclip.explain.agreement import energy_inside, gland_auc
 from densityclip.explain.geometry import to_canvas, to_original, token_size_px
 from densityclip.explain.gradcam import DENSITY_SCORE, EXPECTED_DENSITY, token_maps
 from densityclip.explain.overlay import Panel, contact_sheet, draw_overlay
 from densityclip.imaging.geometry import Geometry
-from densityclip.imaging.prepare import Prepared
+from densityclip.imaging.prepare import Prepared, display_image
 from densityclip.inference.predictor import PredictedImage, Predictor
 from densityclip.probability.aggregate import softmax
 from densityclip.records import MODALITIES
@@ -84,18 +81,6 @@ def map_images(
         yield ImageMap(image.row, middle, tokens.mean(axis=0), predictor.calibration.apply(joined)[0])
 
 
-def display_image(path: Path, frame: int) -> NDArray[np.float32]:
-    """An image as a screen shows it, in its original orientation: `[rows, columns]` in `[0, 1]`.
-
-    Raises:
-        Refused: The file cannot be read.
-    """
-    if not is_dicom(path):
-        return read_image_file(path)
-    with read_frames(path) as reader:
-        return reader.frame(frame)
-
-
 def write_overlay(
     item: ImageMap, folder: Path, scale_max: float, target: str = DENSITY_SCORE, *, note: str = RESEARCH_USE
 ) -> Path:
@@ -121,7 +106,7 @@ def write_overlay(
     label = _view_of(row) or "view not stated"
     modality = row["modality"] if row["modality"] != "unknown" else "modality not stated"
     picture = draw_overlay(
-        display_image(Path(row["path"]), item.shown.slice_index),
+        display_image(Path(row["path"]), item.shown.slab),
         to_original(item.tokens, geometry),
         scale_max,
         title=(str(row["image_id"]), f"GradCAM of the {TARGET_WORDS.get(target, f'category {target}')}", note),
@@ -156,7 +141,7 @@ def _panel(item: ImageMap) -> Panel:
     row = item.row
     says = str(predicted_category(item.probabilities[None])[0])
     return Panel(
-        image=display_image(Path(row["path"]), item.shown.slice_index),
+        image=display_image(Path(row["path"]), item.shown.slab),
         heat=to_original(item.tokens, item.geometry),
         category=row["density"],
         modality=str(row["modality"]),

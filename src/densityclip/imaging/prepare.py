@@ -18,6 +18,8 @@ from densityclip.imaging.recipe import Recipe, Slab, slabs
 from densityclip.imaging.resample import Picture, resample
 from densityclip.reasons import Reason, Refused
 
+_ALONE = Slab(range(1))
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prepared:
@@ -27,13 +29,18 @@ class Prepared:
         pixels: `[height, width]` of the recipe's dtype, chest wall at the left, 0 outside the breast.
         mask: `[height, width]` bool, the breast.
         geometry: Where the pixels lie on the original.
-        slice_index: Number of the frame in the file; of a slab or projection, its middle frame; 0 for a single image.
+        slab: The frames of the file that it shows; the one frame of a single image.
     """
 
     pixels: NDArray[Any]
     mask: NDArray[np.bool_]
     geometry: Geometry
-    slice_index: int = 0
+    slab: Slab = _ALONE
+
+    @property
+    def slice_index(self) -> int:
+        """Number of its frame in the file; of a slab, of the middle one; 0 for a single image."""
+        return self.slab.middle
 
 
 def prepare_file(path: Path, recipe: Recipe) -> list[Prepared]:
@@ -70,6 +77,25 @@ def prepare_pixels(image: Picture | NDArray[np.float32], recipe: Recipe) -> Prep
     breast = find_breast(picture)
     geometry = place(picture.shape, breast, recipe)
     return _painted(_cropped(picture, geometry), breast, geometry, recipe)
+
+
+def display_image(path: Path, slab: Slab) -> NDArray[np.float32]:
+    """What a prepared image shows, in the size and orientation of the file, as a screen shows it.
+
+    Args:
+        path: The file that it was prepared from.
+        slab: Its slab.
+
+    Returns:
+        `[rows, columns]` in `[0, 1]`, air dark.
+
+    Raises:
+        Refused: The file cannot be read.
+    """
+    if not is_dicom(path):
+        return read_image_file(path)
+    with read_frames(path) as reader:
+        return _projection(reader, slab, np.s_[:], np.s_[:])
 
 
 def place(shape: tuple[int, ...], breast: Breast, recipe: Recipe) -> Geometry:
@@ -110,23 +136,33 @@ def _prepare_volume(reader: FrameReader, recipe: Recipe) -> list[Prepared]:
     breast = find_breast(_frame(reader, reader.frames // 2))
     geometry = place((reader.rows, reader.columns), breast, recipe)
     return [
-        replace(_painted(_projected(reader, slab, geometry), breast, geometry, recipe), slice_index=slab.middle)
+        replace(_painted(_projected(reader, slab, geometry), breast, geometry, recipe), slab=slab)
         for slab in slabs(reader.frames, recipe.dbt_slices)
     ]
 
 
 def _projected(reader: FrameReader, slab: Slab, geometry: Geometry) -> NDArray[np.float32]:
     if slab.projection == "max":
-        crop = _crop(geometry)
-        brightest = np.zeros((geometry.crop_rows, geometry.crop_columns), dtype=np.float32)
-        for picture in _shown_frames(reader, slab):
-            np.maximum(brightest, picture.part(*crop), out=brightest)
+        brightest = _projection(reader, slab, *_crop(geometry))
         return _cropped(Picture(brightest), _of_crop_alone(geometry))
     # A mean may be taken after the resampling, which is a mean too: one frame and one small sum are in memory.
-    total = np.zeros((geometry.scaled_rows, geometry.scaled_columns), dtype=np.float32)
-    number = 0
-    for picture in _shown_frames(reader, slab):
-        total += _cropped(picture, geometry)
+    return _mean(_cropped(picture, geometry) for picture in _shown_frames(reader, slab))
+
+
+def _projection(reader: FrameReader, slab: Slab, rows: slice, columns: slice) -> NDArray[np.float32]:
+    parts = (picture.part(rows, columns) for picture in _shown_frames(reader, slab))
+    if slab.projection == "mean":
+        return _mean(parts)
+    brightest = next(parts)
+    for part in parts:
+        np.maximum(brightest, part, out=brightest)
+    return brightest
+
+
+def _mean(parts: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
+    total, number = next(parts).copy(), 1
+    for part in parts:
+        total += part
         number += 1
     return total / np.float32(number)
 

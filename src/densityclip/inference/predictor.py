@@ -64,11 +64,11 @@ class Predictor:
         self.calibration = Calibration.from_dict(bundle.calibration)
         self.classifier: DensityClassifier = bundle.classifier().to(self.device)
 
-    def logits(self, pixels: NDArray[np.uint8], modalities: Sequence[str | None]) -> NDArray[np.float64]:
+    def logits(self, pixels: NDArray[Any], modalities: Sequence[str | None]) -> NDArray[np.float64]:
         """Uncalibrated logits of prepared images.
 
         Args:
-            pixels: `[n, h, w]` uint8, prepared with the bundle's recipe.
+            pixels: `[n, h, w]`, prepared with the bundle's recipe and of its depth.
             modalities: Modality of each.
 
         Returns:

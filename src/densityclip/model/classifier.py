@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from open_clip.tokenizer import HFTokenizer
 
 
+def grey_levels(pixels: Tensor) -> Tensor:
+    """Prepared pixels of any depth as float32 grey levels in `[0, 1]`; floats are grey levels already."""
+    return pixels if pixels.is_floating_point() else pixels.float() / float(torch.iinfo(pixels.dtype).max)
+
+
 def normalise(pixels: Tensor, preprocess: dict[str, Any]) -> Tensor:
     """Prepared grey levels to what the image tower takes.
 
     Args:
-        pixels: `[batch, h, w]`, uint8, or float in `[0, 1]`.
+        pixels: `[batch, h, w]`, uint8 or uint16 as prepared, or float in `[0, 1]`.
         preprocess: `mean` and `std` per channel, from the model's `preprocess_cfg`.
 
     Returns:
         `[batch, 3, h, w]` float32.
     """
-    grey = pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
+    grey = grey_levels(pixels)
     mean = torch.tensor(preprocess["mean"], device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(preprocess["std"], device=pixels.device).view(1, 3, 1, 1)
     return (grey.unsqueeze(1) - mean) / std
@@ -101,7 +106,7 @@ class DensityClassifier(nn.Module):
         """Uncalibrated logits.
 
         Args:
-            pixels: `[batch, h, w]`, uint8, or float in `[0, 1]`.
+            pixels: `[batch, h, w]`, uint8 or uint16 as prepared, or float in `[0, 1]`.
             modalities: Modality of each image, `unknown` or None where it is not known.
 
         Returns:

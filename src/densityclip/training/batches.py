@@ -13,6 +13,7 @@ from torch.nn import functional
 from densityclip.density import CATEGORIES, category_index
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
+from densityclip.model.classifier import grey_levels
 from densityclip.model.prompts import PLAIN, Prompts
 
 
@@ -58,7 +59,7 @@ class ImageStore:
         return len(self.items)
 
     def read(self, indices: NDArray[np.int64], slices: NDArray[np.int64]) -> Tensor:
-        """`[n, h, w]` uint8 pixels of the given slice of each item."""
+        """`[n, h, w]` pixels of the given slice of each item, of the recipe's depth."""
         rows = self._first[indices] + slices
         return torch.from_numpy(np.stack([self._images[c][r] for c, r in zip(self._cache[indices], rows, strict=True)]))
 
@@ -148,7 +149,7 @@ class TrainingBatches:
             int(d.choice(self.captions.choices[-1 if d.random() < self.plain_share else int(m), int(y)]))
             for d, m, y in zip(draws, modalities, labels, strict=True)
         ]
-        pixels = self.store.read(indices, slices).float() / 255.0
+        pixels = grey_levels(self.store.read(indices, slices))
         if self.augment:
             parameters = np.stack([draw_augmentation(d) for d in draws]).astype(np.float32)
             noise = torch.Generator().manual_seed(seed_for(self.seed, 3, step))
