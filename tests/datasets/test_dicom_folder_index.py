@@ -8,7 +8,6 @@ import pytest
 from header_samples import sop_uid, study_uid, write_view
 
 from densityclip.artifacts import read_table
-from densityclip.datasets.audit import NOT_STATED, audit
 from densityclip.datasets.contract import write_index
 from densityclip.datasets.dicom_folder import index_dicom
 from densityclip.errors import UserError
@@ -163,31 +162,6 @@ def test_written_files_are_the_tables_and_the_same_bytes_every_time(archive, tmp
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     manifest = json.loads((tmp_path / "a" / "index.manifest.json").read_text())
     assert manifest["counts"] == {"images": 9, "indexed": 8, "excluded": 1}
-
-
-def test_the_audit_counts_images_exams_patients_and_finds_differing_labels(archive, tmp_path) -> None:
-    write_view(archive / "man", "P7", PatientSex="M")
-    text = "patient_id,laterality,density,race\nP1,L,B,Asian\nP1,R,C,Asian\nP2,,A,\n"
-    result = index_dicom(archive, table=table(tmp_path / "l.csv", text), site="S")
-    content = audit(result.index, result.excluded)
-    assert json.loads(json.dumps(content)) == content
-    assert content["totals"] == {
-        "images_found": 9, "images": 8, "images_excluded": 1, "images_labelled": 8, "patients": 2, "exams": 2,
-    }  # fmt: skip
-    assert content["counts"]["density"] == [
-        {"value": "A", "images": 4, "exams": 1, "patients": 1},
-        {"value": "B", "images": 2, "exams": 1, "patients": 1},
-        {"value": "C", "images": 2, "exams": 1, "patients": 1},
-    ]
-    assert content["counts"]["age_band"] == [{"value": "50-59", "images": 8, "exams": 2, "patients": 2}]
-    assert {row["value"]: row["images"] for row in content["counts"]["race"]} == {"Asian": 4, NOT_STATED: 4}
-    assert content["density_by_modality"]["images"]["DM"] == {"A": 4, "B": 2, "C": 2, "D": 0, NOT_STATED: 0}
-    assert content["density_by_modality"]["empty_cells"] == ["DM D"]
-    assert content["density_by_modality"]["thin_cells"] == ["DM A", "DM B", "DM C"]
-    assert [(row["reason"], row["images"]) for row in content["excluded"]] == [("male", 1)]
-    assert content["label_conflicts"] == {
-        "breasts_with_two_labels": 0, "exams_whose_breasts_differ": 1, "patients_whose_labels_differ": 1,
-    }  # fmt: skip
 
 
 def test_a_sites_own_words_for_density_are_mapped(archive, tmp_path) -> None:
