@@ -1,6 +1,5 @@
 """Display values against pydicom's own modality LUT and VOI, and hand-computed arrays."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from densityclip.dicom.display import display_table
-from densityclip.dicom.stored import stored_values
 from densityclip.dicom.pixels import MAX_FRAME_PIXELS, read_frames
+from densityclip.dicom.stored import stored_values
 from densityclip.reasons import Reason, Refused
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -218,11 +217,8 @@ def test_what_cannot_be_decoded_is_refused_with_its_reason(tmp_path) -> None:
     assert reason_of(save(broken, tmp_path / "c")) == Reason.DECODE_FAILED
 
 
-def test_a_real_jpeg2000_volume_equals_pydicoms_decoding() -> None:
-    folder = os.environ.get("DENSITYCLIP_REAL_IMAGES")
-    if not folder:
-        pytest.skip("DENSITYCLIP_REAL_IMAGES does not name the folder of real images")
-    path = Path(folder) / "dbt_j2k.dcm"
+def test_a_real_jpeg2000_volume_equals_pydicoms_decoding(real_images) -> None:
+    path = real_images / "dbt_j2k.dcm"
     volume = pydicom.dcmread(path).pixel_array.astype(float)
     # Its window is centre 512, width 512, its padding 0 to 4 (PS3.3 C.11.2.1.2.1, by hand).
     expected = np.clip((volume - 511.5) / 511 + 0.5, 0, 1) * (volume > 4)

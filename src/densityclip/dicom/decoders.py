@@ -78,8 +78,10 @@ def decode_frame(data: bytes, syntax: str, options: dict[str, Any]) -> NDArray[A
     decoder = get_decoder(UID(syntax))
     encapsulated = encapsulate([data], has_bot=False)
     failures = []
-    # Ours first; then what else pydicom knows, in its order.
-    for plugin in sorted(decoder.available_plugins, key=lambda name: name != _LABEL):
+    # Ours first; then what else pydicom knows. Not for RLE: pydicom's own decoder unpacks a frame of 4 MB that promises
+    # 6,300 pixels to 256 MB, and then takes the first of them.
+    plugins = sorted(decoder.available_plugins, key=lambda name: name != _LABEL)
+    for plugin in plugins[:1] if syntax == RLELossless else plugins:
         try:
             buffer, found = decoder.as_buffer(
                 encapsulated, index=0, validate=False, decoding_plugin=plugin, number_of_frames=1, **options

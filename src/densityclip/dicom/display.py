@@ -116,7 +116,8 @@ def _look_up(table: Dataset, values: NDArray[np.float64]) -> tuple[NDArray[np.fl
     entries = entries or 1 << 16
     data = table.LUTData
     if isinstance(data, bytes):
-        dtype = np.uint8 if len(data) < 2 * entries else np.dtype("<u2")
+        order = ">" if table.original_encoding[1] is False else "<"
+        dtype = np.dtype("u1" if len(data) < 2 * entries else f"{order}u2")
         numbers = np.frombuffer(data, dtype=dtype)[:entries].astype(np.float64)
     else:
         numbers = np.atleast_1d(np.asarray(data, dtype=np.float64))[:entries]

@@ -4,6 +4,7 @@ from densityclip.dicom.header import HeaderFacts
 from densityclip.dicom.modality import (
     DM_FOR_PRESENTATION,
     DM_FOR_PROCESSING,
+    NO_IMAGES,
     PROJECTIONS,
     SECONDARY_CAPTURE,
     TOMOSYNTHESIS,
@@ -12,8 +13,24 @@ from densityclip.dicom.modality import (
 from densityclip.reasons import Reason, Refused
 from densityclip.records import Modality, View
 
-_SPECIAL_WORDS = frozenset({"SUBTRACTION", "ADDITION", "LOW_ENERGY", "HIGH_ENERGY", "TOMO_SCOUT", "PREFIRE"})
-_SPECIAL_STARTS = ("STEREO", "POST")
+# Image Type of mammograms, PS3.3 C.8.11.7.1.4: value 3 names stereotactic, biopsy, scout and contrast images, value 4
+# subtracted ones, value 5 the energies of contrast mammography. POST_PROCESSED, which some vendors write as value 3 of
+# every image, is none of them.
+_SPECIAL_STARTS = (
+    "STEREO",
+    "TOMO_SCOUT",
+    "PREFIRE",
+    "POSTFIRE",
+    "POSTBIOPSY",
+    "POSTMARKER",
+    "PRE_CONTRAST",
+    "POST_CONTRAST",
+    "SUBTRACTION",
+    "ADDITION",
+    "LOW_ENERGY",
+    "HIGH_ENERGY",
+)
+_STANDARD_VIEWS = frozenset(view.value for view in View)
 _NO_SCREENING_VIEW = frozenset({"magnification", "spot compression", "tangential"})
 
 
@@ -34,30 +51,43 @@ def check_eligible(facts: HeaderFacts) -> None:
         )
 
 
-def check_object(facts: HeaderFacts) -> None:
+def check_object(facts: HeaderFacts, *, modality_stated: bool = False) -> None:
     """Check what kind of object a header describes, whatever view it shows.
+
+    Args:
+        facts: The header.
+        modality_stated: Whether a table says that this is a mammogram, and of which kind: it knows better than the
+            header of a digitised film (a secondary capture) or a stripped one (a plain radiograph).
 
     Raises:
         Refused: `not_mammography`, `proprietary`, `for_processing`, `projection` or `special_acquisition`.
     """
-    if facts.sop_class == SECONDARY_CAPTURE and facts.modality_tag == "MG":
+    if facts.hologic_container:
         raise Refused(Reason.PROPRIETARY)
-    if facts.sop_class in PROJECTIONS or "TOMO_PROJ" in facts.image_type:
+    if facts.sop_class == SECONDARY_CAPTURE and facts.modality_tag == "MG" and not modality_stated:
+        raise Refused(Reason.PROPRIETARY, "a secondary capture: tomosynthesis in a proprietary container, or a copy")
+    if facts.sop_class in PROJECTIONS or "TOMO_PROJ" in facts.image_type[2:]:
         raise Refused(Reason.PROJECTION)
-    if facts.sop_class not in (DM_FOR_PRESENTATION, DM_FOR_PROCESSING, TOMOSYNTHESIS):
+    known = facts.sop_class in (DM_FOR_PRESENTATION, DM_FOR_PROCESSING, TOMOSYNTHESIS)
+    if not (known or modality_stated) or facts.sop_class in NO_IMAGES:
         raise Refused(Reason.NOT_MAMMOGRAPHY, f"SOP class {facts.sop_class}, modality {facts.modality_tag}")
     if facts.sop_class == DM_FOR_PROCESSING or facts.presentation_intent == "FOR PROCESSING":
         raise Refused(Reason.FOR_PROCESSING)
-    special = [word for word in facts.image_type if word in _SPECIAL_WORDS or word.startswith(_SPECIAL_STARTS)]
+    special = [word for word in facts.image_type[2:] if word.startswith(_SPECIAL_STARTS)]
     if special:
         raise Refused(Reason.SPECIAL_ACQUISITION, f"image type says {special[0]}")
 
 
-def check_screening_view(facts: HeaderFacts) -> None:
-    """Check that a view is a standard one of one breast of a woman.
+def check_screening_view(facts: HeaderFacts, *, unstated_passes: bool = False) -> None:
+    """Check that a view is a standard one of one whole breast of a woman.
+
+    Args:
+        facts: The header, or as much as a table says.
+        unstated_passes: Whether an image whose view or side nobody states is taken.
 
     Raises:
-        Refused: `specimen`, `male`, `magnification`, `implant`, or a view or side that is missing or not standard.
+        Refused: `specimen`, `male`, `magnification`, `partial_view`, `implant`, or a view or side that is missing or
+            not standard.
     """
     if facts.view == "specimen" or "specimen" in facts.view_modifiers:
         raise Refused(Reason.SPECIMEN)
@@ -66,13 +96,16 @@ def check_screening_view(facts: HeaderFacts) -> None:
     spoiling = [word for word in facts.view_modifiers if word in _NO_SCREENING_VIEW]
     if spoiling:
         raise Refused(Reason.MAGNIFICATION, f"view modifier {spoiling[0]}")
-    if facts.view is None:
+    if facts.view is None and not unstated_passes:
         raise Refused(Reason.UNKNOWN_VIEW)
-    if facts.view not in tuple(View):
+    if facts.view is not None and facts.view not in _STANDARD_VIEWS:
         raise Refused(Reason.NONSTANDARD_VIEW, f"view {facts.view}")
+    if facts.partial_view:
+        # A part shows too little to grade: a tile of the breast's rim looks fatty whatever the breast is.
+        raise Refused(Reason.PARTIAL_VIEW)
     if facts.laterality is None and facts.laterality_conflict:
         raise Refused(Reason.CONFLICTING_LATERALITY, facts.laterality_conflict)
-    if facts.laterality is None:
+    if facts.laterality is None and not unstated_passes:
         raise Refused(Reason.UNKNOWN_LATERALITY)
     if facts.implant and not facts.implant_displaced:
         raise Refused(Reason.IMPLANT)

@@ -11,11 +11,16 @@ TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
 PROJECTIONS = frozenset({"1.2.840.10008.5.1.4.1.1.13.1.4", "1.2.840.10008.5.1.4.1.1.13.1.5"})
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
+# What a table can never make a mammogram of: the directory of a medium.
+NO_IMAGES = frozenset({"1.2.840.10008.1.3.10"})
+
 # GENERATED_2D is the standard's word (PS3.3 C.8.31.1.1.1); TOMO_2D is written by some vendors instead.
 _SYNTHETIC_WORDS = frozenset({"GENERATED_2D", "TOMO_2D"})
 _SYNTHETIC_NAMES = re.compile(
     r"\bc[\s-]?view\b|\bs[\s-]?view\b|\bintelligent\s?2d\b|\bv[\s-]?preview\b|\binsight\s?2d\b", re.IGNORECASE
 )
+
+_SLAB_WORDS = frozenset({"MAXIMUM", "MINIMUM", "MEAN", "MEDIAN", "MAX_IP", "MIN_IP"})
 
 
 def modality_of(facts: HeaderFacts) -> Modality:
@@ -27,7 +32,7 @@ def modality_of(facts: HeaderFacts) -> Modality:
     """
     if facts.sop_class not in (DM_FOR_PRESENTATION, DM_FOR_PROCESSING, TOMOSYNTHESIS):
         return Modality.UNKNOWN
-    if _SYNTHETIC_WORDS.intersection(facts.image_type):
+    if _SYNTHETIC_WORDS.intersection(facts.image_type[2:]):
         return Modality.S2D
     if facts.sop_class == TOMOSYNTHESIS and facts.frames > 1:
         return Modality.DBT
@@ -38,3 +43,15 @@ def modality_of(facts: HeaderFacts) -> Modality:
     if facts.sop_class == DM_FOR_PRESENTATION and plain:
         return Modality.DM
     return Modality.UNKNOWN
+
+
+def is_slab(facts: HeaderFacts) -> bool:
+    """Whether the frames of a tomosynthesis volume are slabs: several thin slices each, joined by maximum or mean.
+
+    Slabs are DBT like slices, but fewer and thicker. Image Type value 4 says so, or Volume Based Calculation Technique
+    (PS3.3 C.8.21.6.1), or the name of the series.
+    """
+    if modality_of(facts) is not Modality.DBT:
+        return False
+    joined = _SLAB_WORDS.intersection((*facts.image_type[3:4], facts.volume_technique or ""))
+    return bool(joined) or "slab" in (facts.series_description or "").lower()

@@ -103,7 +103,7 @@ def read_stored(
     """Give decoded samples their sign, and check them against what the header says of them.
 
     Args:
-        pixels: `[rows, columns]`, integers of 8 or 16 bits as decoded, in any sign.
+        pixels: `[rows, columns]`, integers of 8 or 16 bits as decoded.
         values: What the header says.
         coded_bits: Precision of a JPEG-LS or JPEG 2000 codestream, whose sign bit lies at its top.
         coded_signed: Whether a JPEG 2000 codestream says that its samples have a sign.
@@ -114,9 +114,12 @@ def read_stored(
     Raises:
         Refused: `bad_header`: the values are not those that the header describes. `constant`: they are all the same.
     """
-    width = 8 * pixels.dtype.itemsize
     if values.overlay_bits:
         pixels = pixels & pixels.dtype.type((1 << values.bits) - 1)
+    if values.signed and pixels.itemsize * 8 < values.bits:
+        # A codestream of 8 bits for more that are stored: its top bit is the sign only if it says so.
+        pixels = pixels.astype(np.int16)
+    width = 8 * pixels.itemsize
     kind = "i" if values.signed or coded_signed else "u"
     pixels = pixels.view(np.dtype(f"{kind}{width // 8}"))
     low, high = int(pixels.min()), int(pixels.max())
