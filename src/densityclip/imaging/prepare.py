@@ -210,10 +210,9 @@ def _painted(values: NDArray[np.float32], breast: Breast, geometry: Geometry, re
     ]
     mask = np.zeros((recipe.height, recipe.width), dtype=bool)
     mask[covered] = inside
-    low, high = _range(values[_core(inside)], recipe)
-    scaled = np.clip((values[inside] - np.float32(low)) / np.float32(high - low), 0, 1)
+    grey = np.interp(values[inside], *_tone_curve(values[_core(inside)], recipe))
     pixels = np.zeros(mask.shape, dtype=recipe.dtype)
-    pixels[mask] = np.rint(scaled * np.float32(np.iinfo(recipe.dtype).max)).astype(recipe.dtype)
+    pixels[mask] = np.rint(grey * np.iinfo(recipe.dtype).max).astype(recipe.dtype)
     return Prepared(pixels=pixels, mask=mask, geometry=geometry)
 
 
@@ -233,12 +232,16 @@ def _core(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return core if core.any() else inside
 
 
-def _range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
-    if values.size == 0 or float(values.max()) - float(values.min()) < 1e-6:
+def _tone_curve(breast: NDArray[np.float32], recipe: Recipe) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Display values, rising, and the grey levels in `[0, 1]` that they become; straight lines between."""
+    if breast.size == 0 or float(breast.max()) - float(breast.min()) < 1e-6:
         raise Refused(Reason.CONSTANT, "the breast has one grey level")
     if recipe.intensity == "window":
-        return 0.0, 1.0
-    low, high = (float(level) for level in np.percentile(values, (recipe.low_percentile, recipe.high_percentile)))
-    if high <= low:
+        return np.array([0.0, 1.0]), np.array([0.0, 1.0])
+    levels = np.array(recipe.reference if recipe.intensity == "breast-histogram" else (0.0, 1.0))
+    values = np.percentile(breast, np.linspace(recipe.low_percentile, recipe.high_percentile, len(levels)))
+    # Where many pixels share one value several points fall together; the last of them counts.
+    kept = np.append(np.diff(values) > 0, True)
+    if kept.sum() < 2:
         raise Refused(Reason.CONSTANT, "the breast has one grey level")
-    return low, high
+    return values[kept], levels[kept]

@@ -13,7 +13,9 @@ from densityclip.artifacts import hash_json
 from densityclip.errors import UserError
 
 VERSION = 2
-INTENSITIES = ("window", "breast-percentile")
+INTENSITIES = ("window", "breast-percentile", "breast-histogram")
+# Mean over 16 mammograms, DM and synthesized, four of each category, between their 2nd and 99.5th percentiles.
+REFERENCE = (0.0, 0.14, 0.18, 0.22, 0.26, 0.3, 0.35, 0.41, 0.5, 0.64, 1.0)
 DEPTHS = ("uint8", "uint16")
 _SLICES = re.compile(r"central|max|(spread|slab):([1-9]\d?)")
 
@@ -32,9 +34,13 @@ class Recipe:
             equal distances; `slab:k`, the volume cut into k slabs of equal thickness, each the mean of its slices;
             `max`, the brightest value along the whole depth.
         intensity: `window`: the display values of the file's own window; `breast-percentile`: stretched between two
-            percentiles of the breast, so that vendors and windows look alike.
-        low_percentile: Percentile of the breast that becomes black, under `breast-percentile`.
-        high_percentile: Percentile of the breast that becomes white, under `breast-percentile`.
+            percentiles of the breast, so that vendors and windows look alike; `breast-histogram`: the distribution of
+            the breast's grey levels brought to `reference`, so that curved looks go as well, and with them the share of
+            bright tissue, of which only the pattern is left. To be compared, not assumed.
+        low_percentile: Percentile of the breast that becomes black, except under `window`.
+        high_percentile: Percentile of the breast that becomes white, except under `window`.
+        reference: Grey levels in `[0, 1]`, rising from 0 to 1, that `breast-histogram` gives to as many points at equal
+            steps between the two percentiles.
         margin: Air kept around the breast, as a share of the longer side of its box; none at the chest wall.
     """
 
@@ -46,6 +52,7 @@ class Recipe:
     intensity: str = "breast-percentile"
     low_percentile: float = 2.0
     high_percentile: float = 99.5
+    reference: tuple[float, ...] = REFERENCE
     margin: float = 0.02
 
     def __post_init__(self) -> None:
@@ -69,6 +76,7 @@ class Recipe:
                     0 <= self.low_percentile < self.high_percentile <= 100,
                     f"percentiles {self.low_percentile:g} and {self.high_percentile:g} are not rising within 0 to 100",
                 ),
+                (_rises_from_0_to_1(self.reference), f"reference {self.reference} does not rise from 0 to 1"),
                 (0 <= self.margin <= 0.5, f"margin {self.margin:g} is not within 0 to 0.5"),
             )
             if not ok
@@ -87,8 +95,8 @@ class Recipe:
         return np.dtype(self.depth)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, for JSON."""
-        return asdict(self)
+        """The recipe as plain values, equal to what is read back from JSON."""
+        return asdict(self) | {"reference": list(self.reference)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Recipe":
@@ -181,7 +189,16 @@ def prepared_count(frames: int, recipe: Recipe) -> int:
     return len(slabs(frames, recipe.dbt_slices))
 
 
+def _rises_from_0_to_1(levels: tuple[float, ...]) -> bool:
+    return 2 <= len(levels) <= 101 and (levels[0], levels[-1]) == (0, 1) and all(a < b for a, b in pairwise(levels))
+
+
 def _cast(name: str, value: Any, kind: Any) -> Any:
+    if kind == tuple[float, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise UserError(f"recipe {name} is {value!r}", "give it as numbers with commas between them")
+        return tuple(_cast(name, part, float) for part in parts)
     try:
         if kind is str and isinstance(value, str):
             return value
