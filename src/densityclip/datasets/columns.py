@@ -82,6 +82,12 @@ class Rows:
         known = {text: value for text, value in meanings.items() if value is not None}
         return cells.replace_strict(known, default=None, return_dtype=dtype)
 
+    def parsed_if_there(self, column: str, parse: Callable[[str], Any], dtype: pl.DataType) -> pl.Series:
+        """A column through a parser as in `parsed`; all null where the table has no such column."""
+        if column not in self.table.columns:
+            return pl.Series(column, [None] * self.table.height, dtype=dtype)
+        return self.parsed(column, parse, dtype)
+
     def refuse_blanks(self, column: str) -> None:
         """Check that no cell of a column is blank.
 
