@@ -38,10 +38,9 @@ def shape_of(name: str, draw: Draw) -> np.ndarray:
 def tissue(mask: np.ndarray, kind: str, view: str, draw: Draw) -> np.ndarray:
     """Display values within the mask for `fatty`, `scattered` or `dense`; thin at the rim, with a skin line."""
     share, fat, gland = {"fatty": (0.05, 0.22, 0.12), "scattered": (0.3, 0.25, 0.3), "dense": (0.75, 0.3, 0.45)}[kind]
-    depth = ndimage.distance_transform_edt(np.pad(mask, ((60, 60), (60, 0)), mode="edge"))[60:-60, 60:]
+    depth = ndimage.distance_transform_cdt(np.pad(mask, ((60, 60), (60, 0)), mode="edge"), "chessboard")[60:-60, 60:]
     thickness = np.clip(depth / draw.uniform(12, 30), 0.35, 1) ** 0.5
-    coarse = ndimage.zoom(draw.standard_normal((18, 14)), (ROWS / 18, COLUMNS / 14), order=3)
-    fine = ndimage.gaussian_filter(draw.standard_normal(mask.shape), 2) * 3
+    coarse, fine = smooth(draw, 18, 14), smooth(draw, 140, 110)
     cloud = 1 / (1 + np.exp(-3 * (coarse + 0.3 * fine - np.quantile(coarse, 1 - share))))
     values = fat * thickness * (1 + 0.12 * coarse * 0.3) + gland * cloud * np.clip(depth / 25, 0, 1)
     values[(depth > 0) & (depth < 3)] += 0.06
@@ -49,6 +48,12 @@ def tissue(mask: np.ndarray, kind: str, view: str, draw: Draw) -> np.ndarray:
         y, x = np.mgrid[:ROWS, :COLUMNS]
         values += 0.35 / (1 + np.exp((y / (0.55 * ROWS) + x / (0.3 * COLUMNS) - 1) * 14))
     return np.where(mask, np.clip(values, 0, 1), 0)
+
+
+def smooth(draw: Draw, rows: int, columns: int) -> np.ndarray:
+    """Smooth noise of standard deviation near 1 with so many cells."""
+    cells = Image.fromarray(draw.standard_normal((rows, columns)).astype(np.float32))
+    return np.asarray(cells.resize((COLUMNS, ROWS), Image.Resampling.BICUBIC))
 
 
 def digital(values: np.ndarray, mask: np.ndarray, draw: Draw) -> np.ndarray:

@@ -1,13 +1,16 @@
 """The breast mask against drawn outlines, and on real images where they are at hand."""
 
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from breast_looks import KINDS, LOOKS, SHAPES, looking
 from breast_samples import drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from densityclip.dicom.image_file import read_image_file
 from densityclip.dicom.pixels import read_frames
@@ -55,6 +58,46 @@ def test_the_box_is_the_boundary_of_the_drawn_breast() -> None:
     assert abs(breast.top - rows[0]) <= 2
     assert abs(breast.top + breast.rows - 1 - rows[-1]) <= 2
     assert (breast.left, abs(breast.columns - 1 - columns[-1]) <= 2) == (0, True)
+
+
+def check_look(look: str, shape: str, kind: str, seed: int, right: bool) -> None:
+    image, truth = looking(look, shape, kind, seed, right=right)
+    breast = find_breast(image)
+    said = (look, shape, kind, seed, right)
+    assert breast.chest_wall_right is right, said
+    # The dark strip of a scanner hides 4 of the 70 columns of a tiny breast.
+    assert overlap(full_mask(breast, image.shape), truth) > (0.94 if shape == "tiny" else 0.96), said
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_breast_and_its_side_are_found_in_every_look_and_shape(look, shape) -> None:
+    place = list(LOOKS).index(look) + SHAPES.index(shape)
+    check_look(look, shape, KINDS[place % 3], seed=0, right=bool(place % 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_breast_is_found_whatever_is_drawn(look) -> None:
+    for shape, kind, seed in itertools.product(SHAPES, KINDS, range(2)):
+        check_look(look, shape, kind, seed=10 + seed, right=bool(seed % 2))
+
+
+@pytest.mark.parametrize("look", ["film", "framed_film", "text_at_the_chest_wall"])
+def test_labels_and_text_are_no_part_of_the_breast(look) -> None:
+    image, truth = looking(look, "cc", "scattered", 3)
+    mask = full_mask(find_breast(image), image.shape)
+    # Text against the skin may leave its first stroke on the outline; what lies further off is gone.
+    beyond = ~ndimage.binary_dilation(truth, iterations=8)
+    assert not (mask & beyond & (image > 0.3)).any()
+
+
+def test_a_mirrored_image_gives_the_mirrored_mask() -> None:
+    for look in LOOKS:
+        image, _ = looking(look, "mlo", "dense", 5)
+        one, other = find_breast(image), find_breast(np.ascontiguousarray(image[:, ::-1]))
+        assert (one.chest_wall_right, other.chest_wall_right) == (False, True)
+        assert overlap(full_mask(one, image.shape)[:, ::-1], full_mask(other, image.shape)) > 0.99
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])

@@ -1,5 +1,7 @@
 """Prepared images against the drawing they come from, and Pillow's own resize."""
 
+import json
+
 import numpy as np
 import pytest
 from breast_samples import drawn, write_dicom, write_png
@@ -10,7 +12,7 @@ from scipy import ndimage
 
 from densityclip.errors import UserError
 from densityclip.imaging.prepare import prepare_file, prepare_pixels
-from densityclip.imaging.recipe import Recipe, prepared_count, slabs
+from densityclip.imaging.recipe import INTENSITIES, Recipe, prepared_count, slabs
 from densityclip.reasons import Reason, Refused
 
 SMALL = Recipe(height=96, width=80)
@@ -92,6 +94,60 @@ def test_the_window_intensity_keeps_the_files_own_values() -> None:
     assert set(np.unique(prepared.pixels[prepared.mask])) >= {128, 191}
 
 
+@pytest.mark.parametrize("intensity", INTENSITIES)
+def test_sixteen_bits_are_the_same_grey_levels_finer(intensity) -> None:
+    image, _ = drawn(noise=0.002)
+    fine = prepare_pixels(image, Recipe(height=96, width=80, intensity=intensity, depth="uint16"))
+    coarse = prepare_pixels(image, Recipe(height=96, width=80, intensity=intensity))
+    assert (fine.pixels.dtype, coarse.pixels.dtype) == (np.uint16, np.uint8)
+    assert np.array_equal(fine.mask, coarse.mask)
+    assert np.abs(fine.pixels / 65535 - coarse.pixels / 255).max() <= 0.5 / 255 + 1e-4
+    assert len(np.unique(fine.pixels)) > 2 * len(np.unique(coarse.pixels))
+
+
+def window_and(intensity: str, image: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
+    """Display values and prepared levels of the breast's pixels, both in `[0, 1]` in steps of 1/65535."""
+    options = {"height": 96, "width": 80, "depth": "uint16"} | options
+    shown = prepare_pixels(image, Recipe(intensity="window", **options))
+    matched = prepare_pixels(image, Recipe(intensity=intensity, **options))
+    return shown.pixels[shown.mask] / 65535, matched.pixels[matched.mask] / 65535
+
+
+@pytest.mark.parametrize("intensity", INTENSITIES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 100), gain=st.floats(0.1, 1.0))
+def test_what_is_brighter_never_becomes_darker(intensity, seed, gain) -> None:
+    image, _ = drawn(seed=seed)
+    shown, matched = window_and(intensity, image * np.float32(gain))
+    assert (np.diff(matched[np.lexsort((matched, shown))]) >= 0).all()
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_the_histogram_of_the_breast_becomes_the_reference_whatever_the_look(gamma) -> None:
+    image, mask = drawn(fat=0.1)
+    look = np.where(mask, 0.1 + 0.8 * image**gamma, 0).astype(np.float32)
+    reference = (0.0, 0.1, 0.3, 0.6, 1.0)
+    options = {"reference": reference, "low_percentile": 0.0, "high_percentile": 100.0}
+    _, matched = window_and("breast-histogram", look, **options)
+    # Percentiles are taken one pixel within the outline, so the rim shifts them a little.
+    np.testing.assert_allclose(np.percentile(matched, [0, 25, 50, 75, 100]), reference, atol=0.05)
+
+
+def test_a_histogram_of_two_points_is_the_stretch_between_the_percentiles() -> None:
+    image, _ = drawn()
+    _, matched = window_and("breast-histogram", image, reference=(0.0, 1.0))
+    _, stretched = window_and("breast-percentile", image)
+    assert np.array_equal(matched, stretched)
+
+
+def test_grey_levels_that_many_pixels_share_are_matched_without_a_hole() -> None:
+    image, mask = drawn()
+    steps = np.where(mask, np.floor(image * 4) / 5 + 0.2, 0).astype(np.float32)
+    shown, matched = window_and("breast-histogram", steps)
+    assert (np.diff(matched[np.lexsort((matched, shown))]) >= 0).all()
+    assert matched.max() > 0.6
+
+
 def test_dicom_and_image_file_of_the_same_picture_are_prepared_alike(tmp_path) -> None:
     image, _ = drawn()
     image = (np.rint(image * 4095) / 4095).astype(np.float32)
@@ -156,8 +212,13 @@ def test_a_recipe_survives_json_and_its_hash_changes_with_every_key() -> None:
         ["recipe.height=160", "width=128", "dbt_slices=central", "intensity=window", "margin=0.1", "low_percentile=1"]
     )
     assert (changed.height, changed.width, changed.dbt_slices, changed.margin) == (160, 128, "central", 0.1)
-    hashes = {recipe.recipe_hash, changed.recipe_hash, recipe.sized(160).recipe_hash}
-    assert len(hashes) == 3
+    finer = recipe.with_overrides(["depth=uint16"])
+    other = recipe.with_overrides(["intensity=breast-histogram", "recipe.reference=0, 0.5, 1"])
+    assert (finer.dtype, other.reference) == (np.dtype("uint16"), (0.0, 0.5, 1.0))
+    assert Recipe.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+    assert json.loads(json.dumps(other.to_dict())) == other.to_dict()
+    hashes = {one.recipe_hash for one in (recipe, changed, recipe.sized(160), finer, other)}
+    assert len(hashes) == 5
     assert len(recipe.recipe_hash) >= 12
     assert recipe.recipe_hash == Recipe().recipe_hash
 
@@ -173,6 +234,10 @@ def test_a_recipe_survives_json_and_its_hash_changes_with_every_key() -> None:
         "intensity=best",
         "margin",
         "version=1",
+        "reference=0,0.6,0.5,1",
+        "reference=0.1,1",
+        "reference=0,one",
+        "reference=1",
         "depth=float32",
         "dbt_slices=slab:0",
         "dbt_slices=slab",

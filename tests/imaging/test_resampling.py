@@ -37,7 +37,7 @@ def textured(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 def test_a_large_reduction_is_the_triangle_filter_to_two_of_255_levels(size) -> None:
     image = textured(1510, 1203)
     difference = np.abs(resample(Picture(image), *whole(image), size) - exact(image, size))
-    # The rows are first averaged in groups of at most a quarter of a prepared pixel: measured 1.7 levels at most, at the last row.
+    # Rows are first averaged in groups of up to a quarter of a prepared pixel: measured 1.7 levels, at the last row.
     assert difference.max() < 2 / 255
     assert difference.mean() < 0.3 / 255
 
