@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from densityclip.dicom.codes import MODIFIER_SUFFIXES, MODIFIERS, VIEWS
+from densityclip.dicom.inflate import parse_header
 from densityclip.reasons import Reason, Refused
 
 # What pydicom raises on files that are damaged or are no DICOM at all: truncated, bit-flipped, foreign ones.
@@ -153,9 +154,8 @@ def read_header(path: Path) -> HeaderFacts:
             raise Refused(Reason.EMPTY_FILE)
         if not is_dicom(path):
             raise Refused(Reason.UNREADABLE, "the file does not start like DICOM")
-        with quiet():
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-            return header_facts(dataset)
+        with quiet(), path.open("rb") as file:
+            return header_facts(parse_header(file, list(_TAGS))[0])
     except FileNotFoundError as error:
         raise Refused(Reason.MISSING_FILE) from error
     except PARSE_ERRORS as error:

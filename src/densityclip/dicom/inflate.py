@@ -2,9 +2,52 @@
 
 import io
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
+
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 _CHUNK = 1 << 16
+_PIXELS = 0x7FE00008
+
+
+def parse_header(file: BinaryIO, specific_tags: list[Any] | None = None) -> tuple[Dataset, BinaryIO]:
+    """Parse what stands before the pixel data.
+
+    Args:
+        file: The DICOM file, at its beginning.
+        specific_tags: The attributes to keep, all if None.
+
+    Returns:
+        The header, and the stream that the pixel data is to be read from, at its element: the file itself, or what it
+        inflates to.
+
+    Raises:
+        Exception: Anything of `header.PARSE_ERRORS`, by pydicom.
+    """
+    meta = _meta_of_deflated(file)
+    if meta is None:
+        file.seek(0)
+        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=specific_tags), file
+    # pydicom inflates the whole file into memory before it reads the first attribute.
+    stream = cast(BinaryIO, io.BufferedReader(InflatedStream(file), _CHUNK))
+    dataset = read_dataset(
+        stream, False, True, stop_when=lambda tag, vr, length: tag >= _PIXELS, specific_tags=specific_tags
+    )
+    dataset.file_meta = FileMetaDataset(meta)
+    return dataset, stream
+
+
+def _meta_of_deflated(file: BinaryIO) -> Dataset | None:
+    # Leaves the file at the deflated data. The UID is looked for first: few files are deflated, and parsing costs time.
+    head = file.read(1024)
+    if head[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in head:
+        return None
+    file.seek(132)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    return meta if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian else None
 
 
 class InflatedStream(io.RawIOBase):

@@ -1,17 +1,14 @@
 """Decode a DICOM file frame by frame into display values in [0, 1]."""
 
 import contextlib
-import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filereader import read_dataset
+from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     UID,
@@ -32,7 +29,7 @@ from densityclip.dicom.fragments import (
     read_pieces,
 )
 from densityclip.dicom.header import PARSE_ERRORS, is_dicom, quiet
-from densityclip.dicom.inflate import InflatedStream
+from densityclip.dicom.inflate import parse_header
 from densityclip.dicom.stored import StoredValues, read_stored, required_integer, stored_values
 from densityclip.reasons import Reason, Refused
 
@@ -232,7 +229,8 @@ def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
         raise Refused(Reason.EMPTY_FILE)
     if not is_dicom(path):
         raise Refused(Reason.UNREADABLE, "the file does not start like DICOM")
-    dataset, syntax, stream = _read_header(files.enter_context(path.open("rb")))
+    dataset, stream = parse_header(files.enter_context(path.open("rb")))
+    syntax = _transfer_syntax(dataset)
     vr, length = find_pixel_data(stream, syntax)
     rows, columns = required_integer(dataset, "Rows"), required_integer(dataset, "Columns")
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -250,21 +248,6 @@ def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
     else:
         layout = encapsulated_layout(stream, syntax, dataset, frames)
     return FrameReader(frames, rows, columns, dataset, values, syntax, stream, layout)
-
-
-def _read_header(file: BinaryIO) -> tuple[Dataset, str, BinaryIO]:
-    head = file.read(1024)
-    file.seek(0)
-    if head[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in head:
-        # pydicom would inflate the whole file into memory to read its header.
-        file.seek(132)
-        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-        stream = cast(BinaryIO, io.BufferedReader(InflatedStream(file), 1 << 16))
-        dataset = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >= 0x7FE00008)
-        dataset.file_meta = FileMetaDataset(meta)
-        return dataset, str(DeflatedExplicitVRLittleEndian), stream
-    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-    return dataset, _transfer_syntax(dataset), file
 
 
 def _transfer_syntax(dataset: Dataset) -> str:
