@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from densityclip.datasets.registry import DATASETS
 from densityclip.errors import UserError
 from densityclip.evaluation.metrics import METRICS
 from densityclip.imaging.recipe import Recipe
@@ -42,26 +43,48 @@ class Cohort(_Strict):
         role: `internal` exams are split; `external` ones are only scored.
         generate: Generate the exams, or
         source: take them from this folder (relative paths start at the study file),
-        dataset: which is laid out so,
+        dataset: which is laid out so (a name of `densityclip.datasets.registry`),
         table: with labels in this file,
-        label_map: whose own words for a density mean these categories.
+        columns: whose columns have these names (ours to the table's),
+        label_map: and whose own words for a density mean these categories.
         institution: Two cohorts of one institution may share patients that no id shows.
-        redistribute: Whether images, ids and what is derived from them may leave the house.
+        redistribute: Whether images, ids and what is derived from them may leave the house; by default what the
+            licence of the dataset says.
     """
 
     role: Literal["internal", "external"]
     generate: Generate | None = None
     source: Path | None = None
-    dataset: Literal["dicom"] = "dicom"
+    dataset: str = "dicom"
     table: Path | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
     label_map: dict[str, Literal["A", "B", "C", "D"]] = Field(default_factory=dict)
     institution: str | None = None
     redistribute: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _licence_of_the_dataset(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "redistribute" not in content:
+            dataset = DATASETS.get(content.get("dataset", "dicom"))
+            return content | {"redistribute": dataset is None or dataset.redistribute}
+        return content
+
     @model_validator(mode="after")
-    def _one_origin(self) -> "Cohort":
+    def _possible(self) -> "Cohort":
         if (self.generate is None) == (self.source is None):
             raise ValueError("give either `generate` or `source`")
+        if self.dataset not in DATASETS:
+            raise ValueError(f"dataset {self.dataset!r} is not one of {', '.join(DATASETS)}")
+        dataset = DATASETS[self.dataset]
+        if self.redistribute and not dataset.redistribute:
+            raise ValueError(f"the licence of {dataset.title} does not allow redistribute: true")
+        unused = [name for name in ("table", "columns", "label_map") if getattr(self, name)]
+        unused = [name for name in unused if name not in dataset.options]
+        if unused:
+            raise ValueError(f"dataset {self.dataset} has no use for {', '.join(unused)}")
+        if self.dataset == "table" and self.table is None:
+            raise ValueError("dataset table needs a `table`")
         return self
 
 

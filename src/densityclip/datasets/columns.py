@@ -17,6 +17,7 @@ _SIDES = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
 _TRUE, _FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTES_AT_ONCE = 1 << 20
+_SHOWN = 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +29,14 @@ class Rows:
         table: Every column text; blanks (also `nan`, `none`, `null`) are null.
         unit: What a row is called in messages, `line` of a CSV or `row` of a Parquet file.
         first: Number of the first row in that count.
+        columns: All columns that the file has, also those that were not read.
     """
 
     name: str
     table: pl.DataFrame
     unit: str
     first: int
+    columns: tuple[str, ...]
 
     def where(self, place: int) -> str:
         """Name of the row at a place (0 is the first)."""
@@ -47,7 +50,8 @@ class Rows:
         """
         missing = [name for name in columns if name not in self.table.columns]
         if missing:
-            there = ", ".join(self.table.columns)
+            more = f" and {len(self.columns) - _SHOWN} more" if len(self.columns) > _SHOWN else ""
+            there = ", ".join(self.columns[:_SHOWN]) + more
             raise UserError(f"{self.name} has no column {', '.join(missing)}; it has {there}", next_step)
 
     def parsed(
@@ -118,28 +122,36 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
         raise UserError(f"{path} is a workbook", "save its sheet as CSV and give that")
     parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
-        table = pl.read_parquet(path) if parquet else _read_csv(path)
+        file = pl.scan_parquet(path) if parquet else _scan_csv(path)
+        names = _checked_names(file.collect_schema().names(), path)
+        wanted = [name for name, ours in names.items() if columns is None or ours in columns]
+        # A table with none of them has rows all the same.
+        table = file.select(wanted or [*names][:1]).collect().rename(names, strict=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path} is not a readable CSV or Parquet table", "give a table with a header row") from error
-    names = {name: name.strip().lstrip("\ufeff") for name in table.columns}
-    if len(set(names.values())) < len(names) or any(name.endswith("_duplicated_0") for name in names):
-        raise UserError(f"{path} has two columns of one name", "give each column a name of its own")
-    table = table.rename(names)
-    if columns is not None:
-        table = table.select(name for name in dict.fromkeys(columns) if name in table.columns)
     if not table.height:
         raise UserError(f"the table {path} has no rows", "give a table with one row per image, breast or exam")
-    return Rows(path.name, _as_text(table), "row" if parquet else "line", 1 if parquet else 2)
+    unit, first = ("row", 1) if parquet else ("line", 2)
+    return Rows(path.name, _as_text(table), unit, first, tuple(names.values()))
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
+def _checked_names(written: Sequence[str], path: Path) -> dict[str, str]:
+    """Names of columns as written, to what they are called."""
+    names = {name: name.strip().lstrip("\ufeff") for name in written}
+    if len(set(names.values())) < len(written) or any(name.endswith("_duplicated_0") for name in written):
+        raise UserError(f"{path} has two columns of one name", "give each column a name of its own")
+    return names
+
+
+def _scan_csv(path: Path) -> pl.LazyFrame:
+    # Lazily, so that of a table of 150 columns (EMBED's) the dozen that is wanted is read.
     encoding = _encoding(path)
     with path.open(encoding=encoding) as handle:
         header = handle.readline()
     separator = max(_DELIMITERS, key=header.count)
-    return pl.read_csv(
-        path, infer_schema=False, encoding="utf8" if encoding == "utf-8" else encoding, separator=separator
-    )
+    if encoding == "utf-8":
+        return pl.scan_csv(path, infer_schema=False, separator=separator)
+    return pl.read_csv(path, infer_schema=False, encoding=encoding, separator=separator).lazy()
 
 
 def _encoding(path: Path) -> str:

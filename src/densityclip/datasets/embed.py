@@ -88,8 +88,9 @@ def candidates(request: Request) -> Candidates:
 def _beside(image_table: Path) -> Path:
     """The table of findings that lies beside the table of images."""
     names = [image_table.name.replace("metadata", "clinical"), *FINDINGS]
-    found = next((image_table.parent / name for name in names if (image_table.parent / name).is_file()), None)
-    if found is None or found == image_table:
+    paths = [image_table.parent / name for name in names if name != image_table.name]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
         raise UserError(
             f"there is no {FINDINGS[0]} beside {image_table.name}",
             "EMBED's densities are in its clinical table: put it beside the metadata table",

@@ -1,0 +1,101 @@
+"""Tables from outside, in whatever way a program or a person wrote them, against what they hold."""
+
+import polars as pl
+import pytest
+
+from densityclip.datasets.columns import (
+    density_parser,
+    parse_age,
+    parse_date,
+    parse_flag,
+    parse_number,
+    parse_side,
+    read_rows,
+)
+from densityclip.errors import UserError
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "windows-1252"])
+def test_separators_and_encodings_are_found_out(tmp_path, separator, encoding) -> None:
+    text = f"name{separator}city\nA{separator} Århus \nB{separator}nan\n"
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    read = read_rows(tmp_path / "t.csv")
+    assert read.table.to_dict(as_series=False) == {"name": ["A", "B"], "city": ["Århus", None]}
+
+
+def test_two_encodings_in_one_file_are_refused(tmp_path) -> None:
+    (tmp_path / "t.csv").write_bytes("name\nÅrhus\n".encode() + "Malmö\n".encode("windows-1252"))
+    with pytest.raises(UserError, match=r"mixes two text encodings \(seen by line 3\)"):
+        read_rows(tmp_path / "t.csv")
+
+
+def test_whole_numbers_among_blanks_of_a_parquet_are_written_whole(tmp_path) -> None:
+    table = {"id": [4932273561626049.0, None], "share": [0.5, 2.0], "flag": [True, False]}
+    pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
+    read = read_rows(tmp_path / "t.parquet")
+    assert read.table["id"].to_list() == ["4932273561626049", None]
+    assert read.table["share"].to_list() == ["0.5", "2"]
+    assert read.where(0) == "t.parquet row 1"
+
+
+def test_only_the_wanted_columns_are_read_and_the_others_still_named(tmp_path) -> None:
+    columns = {f"c{number}": ["x"] * 3 for number in range(40)}
+    pl.DataFrame(columns).write_csv(tmp_path / "t.csv")
+    read = read_rows(tmp_path / "t.csv", ["c1", "absent"])
+    assert read.table.columns == ["c1"]
+    with pytest.raises(UserError, match=r"no column absent; it has c0, c1, .* and 10 more"):
+        read.require(["c1", "absent"], "next")
+    # A table with none of them has rows all the same, and says what it has.
+    with pytest.raises(UserError, match="no column absent; it has c0"):
+        read_rows(tmp_path / "t.csv", ["absent"]).require(["absent"], "next")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", b"a,a\n1,2\n", "two columns of one name"),
+        ("t.csv", b"a, a\n1,2\n", "two columns of one name"),
+        ("t.csv", b"a,b\n", "no rows"),
+        ("t.csv", b"", "not a readable"),
+        ("t.parquet", b"a,b\n1,2\n", "not a readable"),
+        ("t.xlsx", b"", "is a workbook"),
+    ],
+)
+def test_what_is_no_table_is_said(tmp_path, name, content, said) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_rows(tmp_path / name)
+    with pytest.raises(UserError, match="does not exist"):
+        read_rows(tmp_path / "nowhere.csv")
+
+
+def test_a_wrong_word_is_named_by_its_first_line_and_counted(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("density\nA\nQ\n\nQ\nR\n")
+    read = read_rows(tmp_path / "t.csv")
+    with pytest.raises(UserError, match=r"t.csv line 3, column density: density 'Q' .* \(3 rows do not fit\)"):
+        read.parsed("density", density_parser(), pl.String())
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("a", "A"), ("2", "B"), ("3.0", "C"), ("DENSITY D", "D"), ("ACR b", "B"), ("F", "A"), ("2=B", "B")],
+)
+def test_letters_numbers_floats_and_mapped_words_mean_the_same_categories(written, meant) -> None:
+    assert density_parser({"F": "A", "2=B": "B"})(written) == meant
+
+
+def test_a_mapped_word_goes_before_what_it_would_mean() -> None:
+    assert density_parser({"1": "D"})("1") == "D"
+    with pytest.raises(UserError, match="--label-map leads to E"):
+        density_parser({"x": "E"})
+
+
+def test_small_words_are_read_as_tables_write_them() -> None:
+    assert [parse_side(text) for text in ("l", "Left", "R", "RIGHT")] == ["L", "L", "R", "R"]
+    assert [parse_flag(text) for text in ("1.0", "YES", "false", "0", "N")] == [True, True, False, False, False]
+    assert (parse_number("0,07"), parse_age("057Y"), parse_age("52.03")) == (0.07, 57.0, 52.03)
+    assert [str(parse_date(text)) for text in ("2024-01-31", "20240131", "2024-01-31 10:20:30")] == ["2024-01-31"] * 3
+    for parse, text in ((parse_side, "both"), (parse_flag, "2"), (parse_age, "old"), (parse_date, "31.1.24")):
+        with pytest.raises(ValueError, match=r"is no|is neither"):
+            parse(text)
