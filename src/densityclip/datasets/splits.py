@@ -1,16 +1,23 @@
-"""Who trains, who selects, who calibrates and who is only scored: grouped by patient, stratified by density."""
+"""Who trains, who selects, who calibrates and who is only scored.
+
+Grouped by patient, stratified by density, and balanced over modality and site.
+"""
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
 
 from densityclip.artifacts import conform
+from densityclip.datasets.apportion import apportion, whole_numbers
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
-from densityclip.records import Part
+from densityclip.records import MODALITIES, Modality, Part
 
 DEFAULT_SHARES: Mapping[str, float] = {
     Part.TRAIN.value: 0.6,
@@ -18,8 +25,51 @@ DEFAULT_SHARES: Mapping[str, float] = {
     Part.CALIBRATION.value: 0.05,
     Part.TEST.value: 0.2,
 }
+NEEDED = ("patient_id", "density", "modality", "site", "institution")
+_KINDS = (*MODALITIES, Modality.UNKNOWN.value)
+# How much a patient too many counts in each kind of stratum: labels before modalities and sites, these before pairs.
+_WEIGHTS = {"density": 4.0, "modality": 2.0, "site": 2.0, "density and modality": 1.0, "density and site": 1.0}
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SameInstitution:
+    """Two cohorts of one institution: its patients may be in both, and no id can show it.
+
+    Attributes:
+        first: Name of a cohort.
+        second: Name of another one.
+        institution: As the first one writes it.
+    """
+
+    first: str
+    second: str
+    institution: str
+
+    @property
+    def sentence(self) -> str:
+        """What is said of the two."""
+        return f"{self.first} and {self.second}: same institution, overlap not excluded ({self.institution})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Patients:
+    """Patients of a cohort in the order of their ids, with their strata.
+
+    Attributes:
+        names: Their ids.
+        densest: `[patients]`, place of the densest label in `CATEGORIES`, their number where there is no label.
+        combinations: `[patients]`, the combination of strata of each.
+        images: `[patients]`, how many images each has.
+        strata: `[combinations, strata]`, weights.
+    """
+
+    names: pl.Series
+    densest: NDArray[np.int64]
+    combinations: NDArray[np.int64]
+    images: NDArray[np.int64]
+    strata: sparse.csr_matrix
 
 
 def make_splits(
@@ -32,12 +82,14 @@ def make_splits(
 ) -> pl.DataFrame:
     """Give every patient a part in every fold.
 
-    Patients are stratified by their densest label; patients without any label are a stratum of their own. The result
-    depends on the set of patients and the seed, not on the order of rows. With several folds the test patients are
-    the same in all of them, each of the others validates once, and calibration patients are drawn from the rest.
+    A patient's strata are the densest label (none is a stratum too), each modality and each site of her images, and
+    the pairs of her label with these. Every part gets its share of every stratum, as near as whole patients allow:
+    labels first. The result depends on the set of patients and the seed, not on the order of rows. With several
+    folds the test patients are the same in all of them, each of the others validates once, and calibration patients
+    are drawn from the rest.
 
     Args:
-        cohorts: Name of each cohort and its index.
+        cohorts: Name of each cohort and its index; of its columns those of `NEEDED` are read.
         external: Cohorts that are only scored: part `external` in every fold.
         folds: 1 for one split by shares, or the number of folds.
         seed: Of the draw.
@@ -58,19 +110,21 @@ def make_splits(
     if folds < 1:
         raise UserError(f"{folds} folds", "give --folds 1 or more")
     _check_disjoint(cohorts)
-    rows: list[tuple[str, str, int, str]] = []
+    tables = []
     for cohort in sorted(cohorts):
-        strata = _strata(cohort, cohorts[cohort])
+        patients = _patients(cohort, cohorts[cohort])
         if cohort in external:
-            patients = [patient for stratum in strata.values() for patient in stratum]
-            rows += [(patient, cohort, fold, Part.EXTERNAL.value) for fold in range(folds) for patient in patients]
-            continue
-        _warn_of_rare(cohort, strata, len(shares))
-        ordered = _shuffled(strata, seed, cohort)
-        for fold, parts in enumerate(_fold_parts(cohort, len(ordered), folds, shares)):
-            rows += [(patient, cohort, fold, part) for patient, part in zip(ordered, parts, strict=True)]
-    table = pl.DataFrame(rows, schema=["patient_id", "cohort", "fold", "part"], orient="row")
-    return check_splits(conform(table, "splits").sort("fold", "cohort", "patient_id"))
+            assigned = [np.full(len(patients.names), Part.EXTERNAL.value)] * folds
+        else:
+            _warn_of_rare(cohort, patients, len(shares))
+            assigned = _assign(cohort, patients, folds, seed, shares)
+        tables += [
+            pl.DataFrame({"patient_id": patients.names, "part": parts}).with_columns(
+                pl.lit(cohort).alias("cohort"), pl.lit(fold, pl.Int32).alias("fold")
+            )
+            for fold, parts in enumerate(assigned)
+        ]
+    return check_splits(conform(pl.concat(tables), "splits").sort("fold", "cohort", "patient_id"))
 
 
 def check_splits(splits: pl.DataFrame) -> pl.DataFrame:
@@ -94,6 +148,31 @@ def check_splits(splits: pl.DataFrame) -> pl.DataFrame:
     return splits
 
 
+def same_institution(cohorts: Mapping[str, pl.DataFrame]) -> list[SameInstitution]:
+    """Pairs of cohorts that name the same institution, whatever the case and spaces of its name.
+
+    Args:
+        cohorts: Name of each cohort and its index; the column `institution` is read.
+    """
+    places: dict[str, dict[str, str]] = {}
+    for cohort in sorted(cohorts):
+        for name in cohorts[cohort]["institution"].drop_nulls().unique().sort():
+            places.setdefault(" ".join(name.casefold().split()), {}).setdefault(cohort, name)
+    places.pop("", None)
+    return [
+        SameInstitution(first, second, names[first])
+        for _, names in sorted(places.items())
+        for first in names
+        for second in names
+        if first < second
+    ]
+
+
+def cohorts_of_no_institution(cohorts: Mapping[str, pl.DataFrame]) -> list[str]:
+    """Cohorts of which no image names an institution: whether they share one cannot be known."""
+    return [name for name in sorted(cohorts) if not cohorts[name]["institution"].drop_nulls().len()]
+
+
 def _checked_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
     given = dict(DEFAULT_SHARES if shares is None else shares)
     unknown = sorted(set(given) - set(DEFAULT_SHARES))
@@ -107,89 +186,141 @@ def _checked_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def _check_disjoint(cohorts: Mapping[str, pl.DataFrame]) -> None:
-    owners: dict[str, str] = {}
-    shared: dict[tuple[str, str], int] = {}
-    for cohort in sorted(cohorts):
-        for patient in cohorts[cohort]["patient_id"].unique():
-            if owners.setdefault(patient, cohort) != cohort:
-                pair = (owners[patient], cohort)
-                shared[pair] = shared.get(pair, 0) + 1
-    if shared:
-        (first, second), number = next(iter(shared.items()))
+    owners = pl.concat(
+        cohorts[cohort].select(pl.col("patient_id").unique(), pl.lit(cohort).alias("cohort"))
+        for cohort in sorted(cohorts)
+    )
+    shared = (
+        owners.group_by("patient_id")
+        .agg(pl.col("cohort").sort())
+        .filter(pl.col("cohort").list.len() > 1)
+        .select(pl.col("cohort").list.get(0).alias("first"), pl.col("cohort").list.get(1).alias("second"))
+        .group_by("first", "second")
+        .len()
+        .sort("first", "second")
+    )
+    if shared.height:
+        first, second, number = shared.row(0)
         raise UserError(
             f"cohorts {first} and {second} share {number} patient_id(s)",
             "leave the common patients out of one cohort; if they are different people, put the site before their ids",
         )
 
 
-def _strata(cohort: str, index: pl.DataFrame) -> dict[str, list[str]]:
+def _patients(cohort: str, index: pl.DataFrame) -> _Patients:
     if not index.height:
         raise UserError(f"cohort {cohort} has no images", "index it again")
-    rank = pl.col("density").replace_strict({name: place for place, name in enumerate(CATEGORIES)}, default=None)
-    densest = index.group_by("patient_id").agg(rank.cast(pl.Int32).max().alias("rank")).sort("patient_id")
-    strata: dict[str, list[str]] = {name: [] for name in (*CATEGORIES, "none")}
-    for patient, place in densest.iter_rows():
-        strata["none" if place is None else CATEGORIES[place]].append(patient)
-    return strata
+    rank = pl.col("density").replace_strict(
+        {name: place for place, name in enumerate(CATEGORIES)}, default=None, return_dtype=pl.Int8
+    )
+    table = (
+        index.group_by("patient_id")
+        .agg(
+            rank.max().fill_null(len(CATEGORIES)).alias("density"),
+            *((pl.col("modality") == name).any().alias(name) for name in _KINDS),
+            pl.len().alias("images"),
+        )
+        .join(_sites(index), on="patient_id")
+        .sort("patient_id")
+    )
+    keys = table.select("density", *_KINDS, "sites")
+    combinations = keys.unique().sort(keys.columns)
+    places = keys.join(combinations.with_row_index("place"), on=keys.columns, how="left", maintain_order="left")
+    return _Patients(
+        names=table["patient_id"],
+        densest=table["density"].to_numpy().astype(np.int64),
+        combinations=places["place"].to_numpy().astype(np.int64),
+        images=table["images"].to_numpy().astype(np.int64),
+        strata=_strata(combinations),
+    )
 
 
-def _warn_of_rare(cohort: str, strata: Mapping[str, list[str]], parts: int) -> None:
-    rare = {name: len(strata[name]) for name in CATEGORIES if 0 < len(strata[name]) < parts}
+def _sites(index: pl.DataFrame) -> pl.DataFrame:
+    """Sites of each patient as one text; a site that is not stated is a site of its own."""
+    pairs = index.select("patient_id", pl.col("site").fill_null("")).unique().sort("patient_id", "site")
+    return pairs.group_by("patient_id").agg(pl.col("site").str.join("\n").alias("sites"))
+
+
+def _strata(combinations: pl.DataFrame) -> sparse.csr_matrix:
+    numbers: dict[tuple[str, ...], int] = {}
+    rows: list[int] = []
+    columns: list[int] = []
+    weights: list[float] = []
+    for row, known in enumerate(combinations.iter_rows(named=True)):
+        density = str(known["density"])
+        strata: list[tuple[str, ...]] = [("density", density)]
+        for kind, names in (("modality", [n for n in _KINDS if known[n]]), ("site", known["sites"].split("\n"))):
+            strata += [(kind, name) for name in names]
+            strata += [(f"density and {kind}", density, name) for name in names]
+        for stratum in strata:
+            rows.append(row)
+            columns.append(numbers.setdefault(stratum, len(numbers)))
+            weights.append(_WEIGHTS[stratum[0]])
+    return sparse.csr_matrix((weights, (rows, columns)), shape=(combinations.height, len(numbers)))
+
+
+def _warn_of_rare(cohort: str, patients: _Patients, parts: int) -> None:
+    numbers = np.bincount(patients.densest, minlength=len(CATEGORIES)).tolist()
+    rare = {name: number for name, number in zip(CATEGORIES, numbers, strict=False) if 0 < number < parts}
     if rare:
         logger.warning("cohort %s: too few patients for every part: %s", cohort, rare)
 
 
-def _shuffled(strata: Mapping[str, list[str]], seed: int, cohort: str) -> list[str]:
-    # Strata one after the other, so that parts handed out in a steady rhythm fall on each of them in proportion.
-    ordered: list[str] = []
-    for name, patients in strata.items():
-        digest = hashlib.sha256(f"{cohort}\0{name}".encode()).digest()
-        draw = np.random.default_rng([seed, *np.frombuffer(digest[:16], dtype="<u4").tolist()])
-        ordered += [patients[place] for place in draw.permutation(len(patients))]
-    return ordered
-
-
-def _fold_parts(cohort: str, patients: int, folds: int, shares: Mapping[str, float]) -> list[list[str]]:
+def _assign(
+    cohort: str, patients: _Patients, folds: int, seed: int, shares: Mapping[str, float]
+) -> list[NDArray[np.str_]]:
+    """The part of each patient, in each fold."""
+    draw = _Draw(cohort, patients, seed)
+    everyone = np.arange(len(patients.names))
     if folds == 1:
-        return [_rhythm(cohort, patients, shares)]
+        return [np.asarray(list(shares))[draw.share_out(everyone, list(shares.values()), f"the parts {_list(shares)}")]]
     test, calibration = shares.get(Part.TEST.value, 0.0), shares.get(Part.CALIBRATION.value, 0.0)
-    held_out = _rhythm(cohort, patients, {"rest": 1 - test, Part.TEST.value: test} if test else {"rest": 1.0})
-    rest = [place for place, part in enumerate(held_out) if part == "rest"]
+    wanted = f"{folds} folds"
+    tested = draw.share_out(everyone, [1 - test, test], wanted) if test else np.zeros_like(everyone)
+    rest = everyone[tested == 0]
     if len(rest) < 2 * folds:
-        raise _too_few(cohort, patients, f"{folds} folds")
+        raise draw.too_few(wanted)
+    validates = draw.share_out(rest, [1 / folds] * folds, wanted)
     result = []
     for fold in range(folds):
-        parts = list(held_out)
-        training = [place for position, place in enumerate(rest) if position % folds != fold]
-        for place in rest:
-            parts[place] = Part.VALIDATION.value
+        parts = np.full(len(everyone), Part.TEST.value, dtype="<U11")
+        parts[rest] = Part.VALIDATION.value
+        training = rest[validates != fold]
+        parts[training] = Part.TRAIN.value
         share = calibration * len(rest) / ((1 - test) * len(training))
-        wanted = {Part.TRAIN.value: 1 - share, Part.CALIBRATION.value: share} if share else {Part.TRAIN.value: 1.0}
-        for place, part in zip(training, _rhythm(cohort, len(training), wanted), strict=True):
-            parts[place] = part
+        if share:
+            parts[training[draw.share_out(training, [1 - share, share], wanted) == 1]] = Part.CALIBRATION.value
         result.append(parts)
     return result
 
 
-def _rhythm(cohort: str, patients: int, shares: Mapping[str, float]) -> list[str]:
-    # Whole numbers first (largest remainder, at least one each), then at every place the part that is most behind.
-    if patients < len(shares):
-        raise _too_few(cohort, patients, f"the parts {', '.join(shares)}")
-    numbers = {part: max(int(share * patients), 1) for part, share in shares.items()}
-    while sum(numbers.values()) != patients:
-        step = 1 if sum(numbers.values()) < patients else -1
-        open_parts = [part for part in shares if step > 0 or numbers[part] > 1]
-        behind = max(open_parts, key=lambda part: step * (shares[part] * patients - numbers[part]))
-        numbers[behind] += step
-    given = dict.fromkeys(shares, 0)
-    parts = []
-    for place in range(1, patients + 1):
-        waiting = [part for part in shares if given[part] < numbers[part]]
-        chosen = max(waiting, key=lambda part: numbers[part] * place / patients - given[part])
-        given[chosen] += 1
-        parts.append(chosen)
-    return parts
+def _list(names: Collection[str]) -> str:
+    return ", ".join(names)
 
 
-def _too_few(cohort: str, patients: int, wanted: str) -> UserError:
-    return UserError(f"cohort {cohort} has {patients} patients, too few for {wanted}", "add patients or ask for fewer")
+class _Draw:
+    """Sharing out the patients of one cohort, several times, from one seed."""
+
+    def __init__(self, cohort: str, patients: _Patients, seed: int) -> None:
+        self.cohort, self.patients = cohort, patients
+        digest = hashlib.sha256(f"split\0{cohort}".encode()).digest()
+        self._random = np.random.default_rng([seed, *np.frombuffer(digest[:16], dtype="<u4").tolist()])
+
+    def share_out(self, who: NDArray[np.int64], shares: Sequence[float], wanted: str) -> NDArray[np.int64]:
+        """Place in `shares` of each of some patients.
+
+        Raises:
+            UserError: There are fewer of them than parts.
+        """
+        if len(who) < len(shares):
+            raise self.too_few(wanted)
+        # Along a line by number of images, so that the parts take turns at patients with many of them.
+        order = self.patients.images[who] + self._random.permutation(len(who)) / len(who)
+        return apportion(self.patients.combinations[who], order, self.patients.strata, whole_numbers(len(who), shares))
+
+    def too_few(self, wanted: str) -> UserError:
+        """What is said when there are too few patients."""
+        return UserError(
+            f"cohort {self.cohort} has {len(self.patients.names)} patients, too few for {wanted}",
+            "add patients or ask for fewer",
+        )
