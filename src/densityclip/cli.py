@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from densityclip import __version__
+from densityclip.datasets.registry import DATASETS
 from densityclip.errors import EXIT_NOTHING_DONE, EXIT_SOME_REFUSED, UserError
 
 if TYPE_CHECKING:
@@ -81,11 +82,13 @@ def phantom(
 def index(
     source: Annotated[Path, typer.Argument(help="Folder of the archive.")],
     out: Out,
-    dataset: Annotated[str, typer.Option(help="dicom or table.")] = "dicom",
-    table: Annotated[Path | None, typer.Option(help="Labels, CSV or Parquet.")] = None,
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = "dicom",
+    table: Annotated[
+        Path | None, typer.Option(help="The dataset's table where it lies elsewhere, or labels: CSV or Parquet.")
+    ] = None,
     column: Annotated[list[str] | None, typer.Option(help="ours=theirs, for --dataset table.")] = None,
     label_map: Annotated[str, typer.Option(help="Labels of the table, such as F=A,G=C.")] = "",
-    no_files: Annotated[bool, typer.Option("--no-files", help="Index the table alone.")] = False,
+    no_files: Annotated[bool, typer.Option("--no-files", help="Plan from the tables alone, without images.")] = False,
     site: Annotated[str | None, typer.Option(help="Name of the site.")] = None,
     institution: Annotated[str | None, typer.Option(help="Name of the institution.")] = None,
     workers: Workers = 1,
@@ -93,11 +96,11 @@ def index(
     """Read an archive's headers and labels: what is in it, what is left out, and why.
 
     Example: densityclip index exams/dicom --table exams/labels.csv --out index
+
+    Example: densityclip index RSNA --dataset rsna --out rsna-index --workers 8
     """
     from densityclip import steps, terminal
 
-    if dataset not in ("dicom", "table"):
-        raise UserError(f"--dataset {dataset} is unknown", "use dicom or table")
     with terminal.progress("index") as report:
         kept, left_out = steps.index(
             source,
@@ -131,9 +134,11 @@ def split(
     from densityclip import steps, terminal
 
     named = _named_indexes(indexes)
-    splits = steps.split(named, out, external=external or [], folds=folds, seed=seed)
+    splits, notes = steps.split(named, out, external=external or [], folds=folds, seed=seed)
     counts = splits.group_by("fold", "part").len().sort("fold", "part")
     terminal.show_table("Patients", ("fold", "part", "patients"), [[str(v) for v in row] for row in counts.iter_rows()])
+    for note in notes:
+        terminal.say(f"Note: {note}")
 
 
 @app.command()
@@ -185,7 +190,7 @@ def train(
     foundation: Annotated[Path, typer.Option(help="Folder with BiomedCLIP's files.")],
     config: Annotated[Path | None, typer.Option(help="YAML with training settings.")] = None,
     set_: Sets = None,
-    redistribute: Annotated[bool, typer.Option(help="Whether the data's licence lets the model be passed on.")] = True,
+    redistribute: Annotated[bool, typer.Option(help="Whether the model may be passed on (never EMBED's).")] = True,
 ) -> None:
     """Adapt the foundation model to density.
 

@@ -34,6 +34,14 @@ Report = Callable[[int, int], None] | None
 INDEX = "index.parquet"
 PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.json"
+_SPELLED = {
+    "table": "--table",
+    "columns": "--column",
+    "label_map": "--label-map",
+    "no_files": "--no-files",
+    "site": "--site",
+    "institution": "--institution",
+}
 
 
 def index(
@@ -52,50 +60,62 @@ def index(
 ) -> tuple[int, int]:
     """Index an archive: `index.parquet`, `excluded.parquet`, `audit.json`, `audit.html`.
 
+    Args:
+        source: Folder of the archive.
+        out: Where to write.
+        dataset: A name of `datasets.registry`.
+        table: The dataset's table or label table, where it does not lie where the dataset puts it.
+        columns: Our name of a column to the table's.
+        label_map: The table's words for densities to `A B C D`.
+        no_files: Look at no file: plan from the tables alone.
+        site: Name of the site, for all images.
+        institution: Name of the institution, for all images.
+        workers: Processes that read headers.
+        progress: Told (done, total) images.
+
     Returns:
         Images indexed and images excluded.
     """
-    from densityclip.datasets.contract import write_index
+    from densityclip.datasets.contract import Request, write_index
+    from densityclip.datasets.registry import dataset_named
     from densityclip.report.audit_report import write_audit
 
-    given = {"columns": columns, "label_map": label_map, "no_files": no_files, "site": site, "institution": institution}
-    idle = _idle_options(dataset, given)
+    described = dataset_named(dataset)
+    given = {
+        "table": table,
+        "columns": columns,
+        "label_map": label_map,
+        "no_files": no_files,
+        "site": site,
+        "institution": institution,
+    }
+    idle = [spelling for name, spelling in _SPELLED.items() if given[name] and name not in described.options]
     if idle:
         raise UserError(f"--dataset {dataset} has no use for {', '.join(idle)}", "leave that out, or change --dataset")
-    if dataset == "dicom":
-        from densityclip.datasets.dicom_folder import index_dicom
-
-        result = index_dicom(
-            source,
-            table=table,
-            label_map=label_map,
-            site=site,
-            institution=institution,
-            workers=workers,
-            progress=progress,
-        )
-    else:
-        from densityclip.datasets.table import index_table
-
-        if table is None:
-            raise UserError("--dataset table needs a table", "give it with --table FILE")
-        result = index_table(source, table, columns=columns or {}, label_map=label_map or {}, no_files=no_files)
-    config = {"dataset": dataset, "site": site, "institution": institution, "no_files": no_files}
-    content = write_index(result, out, config=config, inputs={"table": hash_file(table)} if table else {})
+    request = Request(
+        source=source,
+        table=table,
+        columns=columns or {},
+        label_map=label_map or {},
+        no_files=no_files,
+        site=site,
+        institution=institution,
+    )
+    config = {name: value for name, value in given.items() if name != "table"}
+    kept, left_out, content = write_index(
+        described.reader()(request),
+        out,
+        config={"dataset": dataset, "redistribute": described.redistribute} | config,
+        workers=workers,
+        progress=progress,
+    )
     write_audit(out / "audit.html", content)
-    return len(result.index), len(result.excluded)
-
-
-def _idle_options(dataset: str, options: Mapping[str, Any]) -> list[str]:
-    """Given options that this kind of dataset would pass over without a word."""
-    of_others = ("columns", "no_files") if dataset == "dicom" else ("site", "institution")
-    spelled = {"columns": "--column"}
-    return [spelled.get(name, f"--{name.replace('_', '-')}") for name in of_others if options[name]]
+    return kept, left_out
 
 
 def split(
     indexes: Mapping[str, Path], out: Path, *, external: Collection[str], folds: int = 1, seed: int = 0
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, list[str]]:
     """Assign every patient of some cohorts to a part, and write the split file.
 
     Args:
@@ -104,11 +124,17 @@ def split(
         external: Names of the cohorts that are only scored.
         folds: Number of folds.
         seed: Of the assignment.
+
+    Returns:
+        The splits, and what must be said of them: cohorts of one institution, patients that are studies.
     """
-    from densityclip.datasets.splits import make_splits
+    from densityclip.datasets.splits import make_splits, split_notes
 
     cohorts = {name: read_table(path, "index") for name, path in indexes.items()}
     splits = make_splits(cohorts, external=external, folds=folds, seed=seed)
+    notes = split_notes(
+        cohorts, external=external, index_notes={name: _index_notes(path) for name, path in indexes.items()}
+    )
     write_table(splits, out, "splits")
     write_manifest(
         out.with_suffix(".manifest.json"),
@@ -116,8 +142,16 @@ def split(
         config={"external": sorted(external), "folds": folds, "seed": seed},
         inputs={name: hash_table(table) for name, table in cohorts.items()},
         counts=dict(splits.group_by("part").len().sort("part").iter_rows()),
+        notes=notes,
     )
-    return splits
+    return splits, notes
+
+
+def _index_notes(index_path: Path) -> list[str]:
+    """Notes beside an index; none beside one that was made by hand."""
+    manifest = index_path.with_suffix(".manifest.json")
+    notes: list[str] = read_json(manifest, "densityclip index").get("notes", []) if manifest.is_file() else []
+    return notes
 
 
 def read_splits(path: Path) -> pl.DataFrame:
@@ -137,10 +171,14 @@ def train(
     data: dict[str, Any],
     progress: Report = None,
 ) -> Path:
-    """Train one model; returns the bundle's folder."""
+    """Train one model; returns the bundle's folder. A dataset's licence goes before what `data` says of it."""
+    from densityclip.datasets.licence import restricted_by
     from densityclip.imaging.cache import Cache
     from densityclip.training.fit import fit
 
+    restricted = restricted_by(caches)
+    if restricted:
+        data = data | {"redistribute": False, "restricted_by": restricted}
     opened = [Cache.open(path) for path in caches]
     return fit(opened, read_splits(splits), foundation, out, config, data=data, progress=progress)
 
@@ -409,12 +447,15 @@ def prepare(
         announce: Told, before anything starts, how large the cache will be and how long it will take.
         progress: Told (done, total) images.
     """
+    from densityclip.datasets.licence import carry_licence
     from densityclip.imaging.cache import build_cache
     from densityclip.imaging.engine import open_engine
 
     index_table = read_table(index_path, "index")
     with open_engine(engine, recipe, workers=workers, timeout=timeout, ray_address=ray_address) as opened:
-        return build_cache(index_table, out, recipe, engine=opened, announce=announce, progress=progress)
+        summary = build_cache(index_table, out, recipe, engine=opened, announce=announce, progress=progress)
+    carry_licence(index_path, out)
+    return summary
 
 
 def compare(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from densityclip.artifacts import (
     write_json,
     write_table,
 )
+from densityclip.datasets.registry import DATASETS
 from densityclip.datasets.splits import DEFAULT_SHARES
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
@@ -98,8 +99,9 @@ class StudyRun:
                 folder,
                 dataset=cohort.dataset,
                 table=table,
+                columns=cohort.columns,
                 label_map=cohort.label_map,
-                site=name if cohort.generate is None else None,
+                site=name if cohort.generate is None and "site" in DATASETS[cohort.dataset].options else None,
                 institution=cohort.institution,
                 workers=self.workers,
                 progress=report,

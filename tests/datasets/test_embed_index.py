@@ -111,7 +111,7 @@ def test_what_is_missing_is_said_with_the_next_step(archive, tmp_path) -> None:
     with pytest.raises(UserError, match=r"none of the image folders .*--no-files"):
         candidates(Request(source=tmp_path))
     edit(clinical, "tissueden", "density")
-    with pytest.raises(UserError, match=r"clinical.csv has no column tissueden; it has acc_anon"):
+    with pytest.raises(UserError, match=r"clinical.csv has no column tissueden; it has empi_anon, acc_anon"):
         candidates(Request(source=tmp_path, no_files=True))
     clinical.unlink()
     with pytest.raises(UserError, match=r"no EMBED_OpenData_clinical.csv beside EMBED_OpenData_metadata.csv"):

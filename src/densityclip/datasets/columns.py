@@ -50,8 +50,9 @@ class Rows:
         """
         missing = [name for name in columns if name not in self.table.columns]
         if missing:
-            more = f" and {len(self.columns) - _SHOWN} more" if len(self.columns) > _SHOWN else ""
-            there = ", ".join(self.columns[:_SHOWN]) + more
+            named = [name for name in self.columns if name]
+            more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+            there = ", ".join(named[:_SHOWN]) + more
             raise UserError(f"{self.name} has no column {', '.join(missing)}; it has {there}", next_step)
 
     def parsed(

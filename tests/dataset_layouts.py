@@ -8,13 +8,14 @@ import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import pydicom
-from header_samples import write_view
-from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 Write = Callable[[Path, str, str, str, str], object]
 VIEWS = [(side, view) for side in "LR" for view in ("CC", "MLO")]
+SYNTHESIZED = ["DERIVED", "PRIMARY", "TOMOSYNTHESIS", "GENERATED_2D"]
+DIGITAL_MAMMOGRAPHY = "1.2.840.10008.5.1.4.1.1.1.2"
 DIGITAL_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # What is stripped of RSNA's headers, or was never in those of scanned film.
@@ -29,7 +30,7 @@ def restamp(dataset: Dataset, look: str, key: str) -> Dataset:
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         setattr(dataset, keyword, generate_uid(entropy_srcs=[key, keyword]))
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.PatientID = f"header-{key}"
+    dataset.PatientID = f"header-{hash_of(key)}"[:60]
     if look == "plain":
         return dataset
     for keyword in _ABOUT_THE_VIEW:
@@ -249,9 +250,20 @@ LAYOUTS: dict[str, Callable[[Path, Write], Path]] = {
 
 def write_header(path: Path, side: str, view: str, kind: str, look: str) -> None:
     """Write a mammogram of a header only: enough for an index."""
-    synthesized = {"ImageType": ["DERIVED", "PRIMARY", "TOMOSYNTHESIS", "GENERATED_2D"]} if kind == "s2D" else {}
-    write_view(path, "P", side, view, **synthesized)
-    restamp(pydicom.dcmread(path), look, path.name).save_as(path)
+    coded = Dataset()
+    code = {"CC": "399162004", "MLO": "399368009"}[view]
+    coded.CodeValue, coded.CodingSchemeDesignator, coded.CodeMeaning = code, "SCT", view
+    dataset = Dataset()
+    dataset.SOPClassUID = DIGITAL_MAMMOGRAPHY
+    dataset.ImageType = SYNTHESIZED if kind == "s2D" else ["ORIGINAL", "PRIMARY"]
+    dataset.Modality, dataset.PresentationIntentType, dataset.PatientSex = "MG", "FOR PRESENTATION", "F"
+    dataset.ImageLaterality, dataset.ViewCodeSequence = side, Items([coded])
+    dataset.Manufacturer, dataset.InstitutionName, dataset.PatientAge = "Header Vendor", "Header Clinic", "099Y"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = DIGITAL_MAMMOGRAPHY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    restamp(dataset, look, path.name if look == "plain" else str(path)).save_as(path, enforce_file_format=True)
 
 
 def no_file(path: Path, *_: str) -> None:

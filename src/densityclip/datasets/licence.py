@@ -1,0 +1,25 @@
+"""Whether what is made of some data may be passed on: said by the dataset's licence, carried from index to cache."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from densityclip.artifacts import read_json, write_json
+
+LICENCE = "licence.json"
+
+
+def carry_licence(index: Path, cache: Path) -> None:
+    """Write beside a cache what the manifest of its index says of the licence.
+
+    An index without a manifest (made by hand, or by an older version) says nothing, and nothing is written.
+    """
+    manifest = index.with_suffix(".manifest.json")
+    config = read_json(manifest, "densityclip index")["config"] if manifest.is_file() else {}
+    if "redistribute" in config:
+        write_json(cache / LICENCE, {"dataset": config["dataset"], "redistribute": config["redistribute"]})
+
+
+def restricted_by(caches: Iterable[Path]) -> list[str]:
+    """Datasets whose licence keeps what is made of some caches in the house, by name."""
+    found = [read_json(cache / LICENCE, "densityclip prepare") for cache in caches if (cache / LICENCE).is_file()]
+    return sorted({item["dataset"] for item in found if not item["redistribute"]})

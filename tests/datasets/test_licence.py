@@ -1,0 +1,50 @@
+"""The licence of a dataset travels with what is made of it."""
+
+import pytest
+
+from densityclip.artifacts import write_json
+from densityclip.datasets.licence import carry_licence, restricted_by
+from densityclip.datasets.registry import DATASETS, dataset_named
+from densityclip.errors import UserError
+from densityclip.study_file import Cohort
+
+
+def test_embed_is_the_one_dataset_whose_models_stay_in_the_house() -> None:
+    assert [name for name, dataset in DATASETS.items() if not dataset.redistribute] == ["embed"]
+
+
+def test_a_cache_inherits_what_the_manifest_of_its_index_says(tmp_path) -> None:
+    for name, allowed in (("embed", False), ("rsna", True)):
+        config = {"dataset": name, "redistribute": allowed}
+        write_json(tmp_path / name / "index.manifest.json", {"config": config})
+        (tmp_path / f"cache-{name}").mkdir()
+        carry_licence(tmp_path / name / "index.parquet", tmp_path / f"cache-{name}")
+    # An index made by hand says nothing.
+    carry_licence(tmp_path / "index.parquet", tmp_path / "cache-by-hand")
+    caches = [tmp_path / f"cache-{name}" for name in ("embed", "rsna", "by-hand")]
+    assert restricted_by(caches) == ["embed"]
+    assert restricted_by(caches[1:]) == []
+
+
+def test_a_study_cannot_claim_what_the_licence_denies(tmp_path) -> None:
+    assert Cohort(role="internal", source=tmp_path, dataset="embed").redistribute is False
+    assert Cohort(role="internal", source=tmp_path, dataset="rsna").redistribute is True
+    assert Cohort(role="internal", source=tmp_path, redistribute=False).redistribute is False
+    with pytest.raises(ValueError, match="licence of EMBED open data does not allow redistribute: true"):
+        Cohort(role="internal", source=tmp_path, dataset="embed", redistribute=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dataset": "embet"}, "'embet' is not one of dicom, embed"),
+        ({"dataset": "rsna", "label_map": {"F": "A"}}, "rsna has no use for label_map"),
+        ({"dataset": "dicom", "columns": {"path": "file"}}, "dicom has no use for columns"),
+        ({"dataset": "table"}, "needs a `table`"),
+    ],
+)
+def test_a_cohort_names_a_dataset_that_there_is_and_settings_that_it_has(tmp_path, settings, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        Cohort(role="internal", source=tmp_path, **settings)
+    with pytest.raises(UserError, match="--dataset embet is unknown"):
+        dataset_named("embet")
