@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -279,7 +279,13 @@ def git_revision() -> str | None:
 
 
 def write_manifest(
-    path: Path, *, step: str, config: Mapping[str, Any], inputs: Mapping[str, str], counts: Mapping[str, int]
+    path: Path,
+    *,
+    step: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    counts: Mapping[str, int],
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the manifest that lies beside the output of a step.
 
@@ -289,6 +295,7 @@ def write_manifest(
         config: The resolved configuration.
         inputs: Name of each input and its SHA-256.
         counts: What was counted, such as rows in and out.
+        notes: Sentences that a reader of the output should know.
     """
     write_json(
         path,
@@ -302,5 +309,6 @@ def write_manifest(
             "config": dict(config),
             "inputs": dict(inputs),
             "counts": dict(counts),
+            **({"notes": list(notes)} if notes else {}),
         },
     )

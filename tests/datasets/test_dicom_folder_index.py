@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from header_samples import sop_uid, study_uid, write_view
 
 from densityclip.artifacts import read_table
-from densityclip.datasets.contract import write_index
-from densityclip.datasets.dicom_folder import index_dicom
+from densityclip.datasets.contract import IndexResult, Request, collect, write_index
+from densityclip.datasets.dicom_folder import candidates
 from densityclip.errors import UserError
 
 
@@ -26,6 +27,10 @@ def archive(tmp_path) -> Path:
 def table(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def index_dicom(source: Path, *, workers: int = 1, progress: Any = None, **request: Any) -> IndexResult:
+    return collect(candidates(Request(source=source, **request)), workers=workers, progress=progress)
 
 
 def test_rows_in_are_rows_indexed_and_rows_excluded_with_their_reason(archive) -> None:
@@ -119,14 +124,14 @@ def test_the_table_inside_the_archive_is_no_image(archive) -> None:
     [
         ({}, "no files"),
         ({"a.txt": b"x", "b.csv": b"y"}, "only 1 .txt, 1 .csv"),
-        ({"a.doc": b"words", "b.doc": b"words"}, "no DICOM file: 2 .doc"),
+        ({"a.doc": b"words", "b.doc": b"words"}, "none of the files is DICOM: 2 .doc"),
     ],
 )
 def test_a_folder_without_dicom_is_said_with_what_it_holds(tmp_path, files, said) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        index_dicom(tmp_path)
+        write_index(candidates(Request(source=tmp_path)), tmp_path / "out", config={})
     with pytest.raises(UserError, match="does not exist"):
         index_dicom(tmp_path / "nowhere")
 
@@ -136,7 +141,9 @@ def test_an_archive_of_which_nothing_can_be_used_counts_the_reasons(tmp_path) ->
         write_view(tmp_path / str(number), f"P{number}", view="ML")
     write_view(tmp_path / "man", "P9", PatientSex="M")
     with pytest.raises(UserError, match=r"none of the 4 images.*3 nonstandard_view, 1 male"):
-        index_dicom(tmp_path)
+        write_index(candidates(Request(source=tmp_path)), tmp_path / "out", config={})
+    # The table that says why is there all the same.
+    assert read_table(tmp_path / "out" / "excluded.parquet", "excluded").height == 4
 
 
 def test_two_workers_give_the_same_index(tmp_path) -> None:
@@ -155,7 +162,7 @@ def test_written_files_are_the_tables_and_the_same_bytes_every_time(archive, tmp
     (archive / "bad").write_bytes(b"bad")
     result = index_dicom(archive)
     for name in ("a", "b"):
-        write_index(result, tmp_path / name, config={"site": None}, inputs={})
+        write_index(candidates(Request(source=archive)), tmp_path / name, config={"site": None})
     assert read_table(tmp_path / "a" / "index.parquet", "index").equals(result.index)
     assert read_table(tmp_path / "a" / "excluded.parquet", "excluded").equals(result.excluded)
     for name in ("index.parquet", "excluded.parquet", "audit.json"):

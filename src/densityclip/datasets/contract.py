@@ -5,20 +5,23 @@ itself rules out. `headers` then looks into the files, and `collect` or `write_i
 tables, so that rows in are rows indexed plus rows excluded.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from densityclip.artifacts import EXCLUDED, INDEX, hash_table, write_json, write_manifest, write_table
+from densityclip.artifacts import EXCLUDED, hash_file, hash_table, write_json, write_manifest, write_table
 from densityclip.datasets.audit import audit
-from densityclip.datasets.headers import HeaderRules
+from densityclip.datasets.exclusion import leave_out as leave_out
+from densityclip.datasets.headers import SEEN, HeaderRules, look_at
 from densityclip.datasets.labels import LabelTable
+from densityclip.datasets.parts import Parts
+from densityclip.datasets.settle import settle
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
-from densityclip.records import Exclusion, ImageRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,96 +91,98 @@ class IndexResult:
             raise ValueError("an image_id stands in the index twice")
 
 
-def leave_out(rows: pl.DataFrame, condition: pl.Expr, reason: Reason, detail: pl.Expr | str = "") -> pl.DataFrame:
-    """Mark candidates as left out, unless an earlier rule did so already.
+def collect(
+    candidates: Candidates, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> IndexResult:
+    """Index candidates in memory; an index of which nothing can be used is no error here.
 
     Args:
-        rows: Candidates.
-        condition: True where the rule applies; null counts as false.
-        reason: The rule's reason.
-        detail: The fact about each row; the reason's sentence if empty.
-    """
-    for name in ("reason", "detail"):
-        if name not in rows.columns:
-            rows = rows.with_columns(pl.lit(None, pl.String).alias(name))
-    said = detail if isinstance(detail, pl.Expr) else pl.lit(detail or reason.sentence)
-    applies = condition.fill_null(value=False) & pl.col("reason").is_null()
-    return rows.with_columns(
-        pl.when(applies).then(pl.lit(reason.value)).otherwise(pl.col("reason")).alias("reason"),
-        pl.when(applies).then(said.fill_null(reason.sentence)).otherwise(pl.col("detail")).alias("detail"),
-    )
-
-
-def make_result(records: Iterable[ImageRecord], exclusions: Iterable[Exclusion]) -> IndexResult:
-    """Collect records and exclusions into sorted tables.
-
-    A second record with the id of an earlier one (in the order of their paths) becomes an exclusion: `duplicate`.
-    """
-    kept: dict[str, ImageRecord] = {}
-    left_out = list(exclusions)
-    for record in sorted(records, key=lambda record: (record.image_id, record.path)):
-        if record.image_id in kept:
-            left_out.append(Exclusion(known=record.as_row(), reason=Reason.DUPLICATE))
-        else:
-            kept[record.image_id] = record
-    index = pl.DataFrame([record.as_row() for record in kept.values()], schema=INDEX)
-    excluded = pl.DataFrame([item.as_row() for item in left_out], schema=EXCLUDED)
-    return IndexResult(
-        index=index.sort("patient_id", "exam_id", "modality", "laterality", "view", "image_id"),
-        excluded=excluded.sort("path", "image_id", "reason"),
-    )
-
-
-def refuse_if_empty(result: IndexResult, source: Path) -> IndexResult:
-    """Hand the result on if anything was indexed.
+        candidates: What a dataset names.
+        workers: Processes that read headers.
+        progress: Called with the number of rows done and of all.
 
     Raises:
-        UserError: Everything was excluded; the message counts the reasons.
+        UserError: A worker died, or none of the given labels is about any image.
     """
-    if result.index.height:
-        return result
-    counts = result.excluded.group_by("reason").len().sort("len", "reason", descending=[True, False])
-    reasons = ", ".join(f"{number} {reason}" for reason, number in counts.iter_rows())
-    detail = result.excluded["detail"][0]
-    raise UserError(
-        f"none of the {result.excluded.height} images in {source} can be used ({reasons}; the first: {detail})",
-        "give a folder with screening mammograms For Presentation, or see `densityclip index --help`",
-    )
+    slices = list(look_at(candidates.rows, candidates.rules, workers=workers, progress=progress))
+    seen = pl.concat(slices) if slices else pl.DataFrame(schema=SEEN)
+    index, excluded, counted = settle(seen, candidates.labels)
+    return IndexResult(index=index, excluded=excluded, notes=(*candidates.notes, *counted))
 
 
 def write_index(
-    result: IndexResult, out: Path, *, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> dict[str, Any]:
-    """Write `index.parquet`, `excluded.parquet`, `audit.json` and `index.manifest.json`.
+    candidates: Candidates,
+    out: Path,
+    *,
+    config: Mapping[str, Any],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[int, int, dict[str, Any]]:
+    """Index candidates: `index.parquet`, `excluded.parquet`, `audit.json` and `index.manifest.json`.
+
+    What is seen of the files is kept in `.work` until all is written: a command that was killed goes on where it
+    stopped, and ends with the same tables.
 
     Args:
-        result: What to write.
+        candidates: What a dataset names.
         out: The folder.
         config: The resolved configuration.
-        inputs: Name of each input and its SHA-256.
+        workers: Processes that read headers.
+        progress: Called with the number of rows done and of all.
 
     Returns:
-        The audit, as `audit.json` holds it.
+        Images indexed, images excluded, and the audit, as `audit.json` holds it.
 
     Raises:
-        UserError: Nothing was found at all, or the disk is full.
+        UserError: There are no candidates at all, nothing can be used (the tables are written all the same: they say
+            why), a worker died, or the disk is full.
     """
-    if not result.index.height and not result.excluded.height:
+    if not candidates.rows.height:
         raise UserError("no image was found", "give a folder that holds mammograms")
-    counts = {
-        "images": result.index.height + result.excluded.height,
-        "indexed": result.index.height,
-        "excluded": result.excluded.height,
-    }
-    content = audit(result.index, result.excluded)
-    write_table(result.index, out / "index.parquet", "index")
-    write_table(result.excluded, out / "excluded.parquet", "excluded")
+    parts = Parts(out / ".work", candidates.rows, candidates.rules)
+    parts.keep(look_at(candidates.rows, candidates.rules, first=parts.done, workers=workers, progress=progress))
+    index, excluded, counted = settle(parts.read(), candidates.labels)
+    notes = (*candidates.notes, *counted)
+    write_table(index, out / "index.parquet", "index")
+    write_table(excluded, out / "excluded.parquet", "excluded")
+    content = audit(out / "index.parquet", out / "excluded.parquet", notes=notes)
     write_json(out / "audit.json", content)
+    counts = {"images": index.height + excluded.height, "indexed": index.height, "excluded": excluded.height}
+    inputs = {name: hash_file(path) for name, path in candidates.tables.items()}
     write_manifest(
         out / "index.manifest.json",
         step="index",
         config=config,
-        inputs=dict(inputs) | {"index": hash_table(result.index), "excluded": hash_table(result.excluded)},
+        inputs=inputs | {"index": hash_table(index), "excluded": hash_table(excluded)},
         counts=counts,
+        notes=notes,
     )
-    return content
+    parts.remove()
+    refuse_if_empty(index.height, excluded, candidates.tables)
+    return index.height, excluded.height, content
+
+
+def refuse_if_empty(indexed: int, excluded: pl.DataFrame, tables: Mapping[str, Path]) -> None:
+    """Say why, if nothing was indexed.
+
+    Args:
+        indexed: Number of images in the index.
+        excluded: Schema `excluded`.
+        tables: The dataset's tables; without any, a folder of files was read.
+
+    Raises:
+        UserError: Everything was excluded; the message counts the reasons.
+    """
+    if indexed:
+        return
+    counts = excluded.group_by("reason").len().sort("len", "reason", descending=[True, False])
+    if not tables and set(counts["reason"]) <= {Reason.UNREADABLE.value, Reason.EMPTY_FILE.value}:
+        kinds = Counter(Path(path).suffix.lower() or "without extension" for path in excluded["path"]).most_common(5)
+        held = ", ".join(f"{number} {extension}" for extension, number in kinds)
+        raise UserError(f"none of the files is DICOM: {held}", "give a folder with DICOM files")
+    reasons = ", ".join(f"{number} {reason}" for reason, number in counts.iter_rows())
+    raise UserError(
+        f"none of the {excluded.height} images can be used ({reasons}; the first: {excluded['detail'][0]})",
+        "excluded.parquet says why for each; give screening mammograms For Presentation, or see "
+        "`densityclip index --help`",
+    )

@@ -1,177 +1,123 @@
-"""A folder of DICOM files, and a site's label table, to an index."""
+"""A folder of DICOM files, with the labels of a site's table or of the reports in it."""
 
-import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
-from itertools import chain
-from multiprocessing import get_context
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from densityclip.datasets.contract import IndexResult, make_result, refuse_if_empty
-from densityclip.datasets.labels import LabelTable, read_label_table
-from densityclip.dicom.eligibility import check_eligible
-from densityclip.dicom.header import HeaderFacts, read_header
-from densityclip.dicom.modality import modality_of
+import polars as pl
+
+from densityclip.datasets.contract import Candidates, Request, leave_out
+from densityclip.datasets.headers import HeaderRules
+from densityclip.datasets.labels import read_label_table
 from densityclip.errors import UserError
-from densityclip.reasons import Reason, Refused
-from densityclip.records import Exclusion, ImageRecord
+from densityclip.reasons import Reason
 
-# What lies beside the images of an archive and is none: passed over without a word.
+# What lies beside the images of an archive and is none: passed over, and counted.
 SIDE_CARS = frozenset({".csv", ".json", ".jsonl", ".npz", ".npy", ".parquet", ".txt", ".md", ".yaml", ".yml", ".html"})
-SIDE_CAR_NAMES = frozenset({"license", "copying", "notice", "readme", "authors", "changelog", "version", "checksums"})
-_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-_CHUNK = 64
-
-logger = logging.getLogger(__name__)
+SIDE_CAR_NAMES = frozenset(
+    {"license", "copying", "notice", "readme", "authors", "changelog", "version", "checksums", "dicomdir"}
+)
 
 
-def index_dicom(
-    source: Path,
-    *,
-    table: Path | None = None,
-    label_map: Mapping[str, str] | None = None,
-    site: str | None = None,
-    institution: str | None = None,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> IndexResult:
-    """Index the standard screening views among the DICOM files of a folder.
+def candidates(request: Request) -> Candidates:
+    """Every file of a folder; what it is, its header says.
 
-    What the table says of site, institution, machine and age goes before the arguments, and these before the header.
-
-    Args:
-        source: A folder, walked in the order of names, whatever the files are called; or one file.
-        table: The label table, see `labels.read_label_table`; without it no image has a density.
-        label_map: What the table's own words for a density mean.
-        site: Name of the site, for all images.
-        institution: Name of the institution, for all images.
-        workers: Processes that read headers.
-        progress: Called with the number of files done and of all.
+    What the table says of site, institution, machine and age goes before the request, and this before the header.
 
     Raises:
-        UserError: The folder is missing or empty, holds no DICOM or nothing that can be used, or the table is wrong.
+        UserError: The folder is missing or holds no file that could be an image, or the label table is wrong.
     """
-    files = _list_files(source, table)
-    labels = read_label_table(table, label_map) if table is not None else None
-    result = index_files(
-        files, labels=labels, defaults={"site": site, "institution": institution}, workers=workers, progress=progress
+    listed = list_files(request.source)
+    if request.table is not None:
+        left = str(request.table.resolve())
+        listed = listed.filter(pl.col("path") != left)
+    passed = pl.Series([is_side_car(path) for path in listed["path"]], dtype=pl.Boolean())
+    rows = listed.filter(~passed)
+    if not rows.height:
+        held = f"only {_kinds(listed['path'])}" if listed.height else "no files"
+        raise UserError(f"{request.source} holds {held}", "give a folder with DICOM files")
+    labels = read_label_table(request.table, request.label_map) if request.table is not None else None
+    others = listed["path"].filter(passed)
+    return Candidates(
+        rows=rows.with_columns(
+            pl.lit(request.site, pl.String).alias("site"), pl.lit(request.institution, pl.String).alias("institution")
+        ),
+        rules=HeaderRules(pictures=False, require_view=True),
+        labels=labels,
+        notes=(f"{len(others)} files beside the images were passed over: {_kinds(others)}.",) if len(others) else (),
+        tables={"table": request.table} if request.table is not None else {},
     )
-    unread = (Reason.UNREADABLE.value, Reason.EMPTY_FILE.value)
-    if not result.index.height and result.excluded["reason"].is_in(unread).all():
-        raise UserError(f"{source} holds no DICOM file: {_extensions(files)}", "give a folder with DICOM files")
-    if labels is not None and result.index["density"].is_null().all() and result.index.height:
-        raise UserError(
-            f"no row of {table} matches an image by {labels.key}", f"check the column {labels.key} against the files"
-        )
-    return refuse_if_empty(result, source)
 
 
-def index_files(
-    files: Sequence[Path],
-    *,
-    labels: LabelTable | None = None,
-    defaults: Mapping[str, str | None] | None = None,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> IndexResult:
-    """Index DICOM files by their headers; nothing is an error here, every file is a row of one of the two tables.
+def is_side_car(path: str | Path) -> bool:
+    """Whether a file of an archive is passed over: by its extension or name, never by its content."""
+    name = os.path.basename(path)
+    return name.startswith(".") or os.path.splitext(name)[1].lower() in SIDE_CARS or name.lower() in SIDE_CAR_NAMES
+
+
+def list_files(source: Path) -> pl.DataFrame:
+    """All files of a folder, at any depth, whatever they are called; or the one file.
+
+    Links to folders are followed, and each folder is read once: a link back to where it lies ends there.
 
     Args:
-        files: What to read; media directories are passed over.
-        labels: The site's labels.
-        defaults: Values of index columns for all images.
-        workers: Processes that read headers.
-        progress: Called with the number of files done and of all.
+        source: Folder or file.
+
+    Returns:
+        Columns `path` (absolute, sorted), `reason` and `detail`: folders that cannot be opened and files whose names
+        are no text are rows with a reason.
+
+    Raises:
+        UserError: The source does not exist.
     """
-    records: list[ImageRecord] = []
-    exclusions: list[Exclusion] = []
-    for done, (path, facts) in enumerate(_read_headers(files, workers), start=1):
-        if not (isinstance(facts, HeaderFacts) and facts.sop_class == _MEDIA_DIRECTORY):
-            item = _record(path, facts, labels, defaults or {})
-            (records if isinstance(item, ImageRecord) else exclusions).append(item)  # type: ignore[arg-type]
-        if progress is not None:
-            progress(done, len(files))
-    return make_result(records, exclusions)
-
-
-def is_side_car(path: Path) -> bool:
-    """Whether a file of an archive is passed over: by its extension or name, never by its content."""
-    return path.suffix.lower() in SIDE_CARS or path.name.startswith(".") or path.name.lower() in SIDE_CAR_NAMES
-
-
-def _list_files(source: Path, table: Path | None) -> list[Path]:
     source = source.resolve()
     if source.is_file():
-        return [source]
+        return _table([str(source)])
     if not source.is_dir():
         raise UserError(f"{source} does not exist", "give the folder that holds the DICOM files")
-    found = sorted(path for path in source.rglob("*") if path.is_file())
-    left = None if table is None else table.resolve()
-    files = [path for path in found if not is_side_car(path) and path != left]
-    if not files:
-        held = f"only {_extensions(found)}" if found else "no files"
-        raise UserError(f"{source} holds {held}", "give a folder with DICOM files")
-    return files
+    unreadable: list[str] = []
+    # A list of a million Path objects would take 600 MB; the text of one folder at a time takes next to nothing.
+    found = [_table(paths) for paths in _folders(str(source), unreadable)]
+    closed = leave_out(_table(unreadable), pl.lit(value=True), Reason.UNREADABLE_FOLDER)
+    return pl.concat([*found, closed]).sort("path")
 
 
-def _extensions(files: list[Path]) -> str:
-    counts = Counter(path.suffix.lower() or "without extension" for path in files)
-    return ", ".join(f"{number} {extension}" for extension, number in counts.most_common(5))
+def _table(paths: Iterable[str]) -> pl.DataFrame:
+    paths = list(paths)
+    texts = [path.encode("utf-8", "replace").decode() for path in paths]
+    table = pl.DataFrame({"path": texts}, schema={"path": pl.String()})
+    strange = pl.Series([text != path for text, path in zip(texts, paths, strict=True)], dtype=pl.Boolean())
+    fact = "the file's name is no UTF-8 text; rename it"
+    return leave_out(table, pl.lit(strange), Reason.UNREADABLE, fact)
 
 
-def _read_headers(files: Sequence[Path], workers: int) -> Iterator[tuple[Path, HeaderFacts | Refused]]:
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    if workers <= 1 or len(chunks) == 1:
-        facts = chain.from_iterable(map(_headers_of, chunks))
-        yield from zip(files, facts, strict=True)
-        return
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=get_context("spawn")) as pool:
-        yield from zip(files, chain.from_iterable(pool.map(_headers_of, chunks)), strict=True)
-
-
-def _headers_of(files: Sequence[Path]) -> list[HeaderFacts | Refused]:
-    read: list[HeaderFacts | Refused] = []
-    for path in files:
+def _folders(source: str, unreadable: list[str]) -> Iterator[list[str]]:
+    """Paths of the files of each folder; folders that cannot be opened are added to the list."""
+    seen: set[tuple[int, int]] = set()
+    waiting, linked = [source], []
+    while waiting or linked:
+        # Folders go before links to them, so that a file has the path where it lies.
+        folder = waiting.pop() if waiting else linked.pop(0)
         try:
-            read.append(read_header(path))
-        except Refused as refused:
-            read.append(refused)
-    return read
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in seen:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            unreadable.append(folder)
+            continue
+        files = []
+        for entry in inside:
+            if entry.is_dir():
+                (linked if entry.is_symlink() else waiting).append(entry.path)
+            elif entry.is_file() or entry.is_symlink():
+                files.append(entry.path)
+        yield files
 
 
-def _record(
-    path: Path, facts: HeaderFacts | Refused, labels: LabelTable | None, defaults: Mapping[str, str | None]
-) -> ImageRecord | Exclusion:
-    if isinstance(facts, Refused):
-        return Exclusion(known={"path": str(path), **defaults}, reason=facts.reason, detail=facts.detail)
-    known = known_of(path, facts) | {name: value for name, value in defaults.items() if value is not None}
-    if labels is not None:
-        known |= labels.look_up(facts)
-    known["density_source"] = (known.get("density_source") or "table") if known.get("density") else None
-    try:
-        check_eligible(facts)
-        missing = [name for name in ("image_id", "exam_id") if not known[name]]
-        if missing:
-            raise Refused(Reason.BAD_HEADER, f"no {'SOP' if missing[0] == 'image_id' else 'Study'} Instance UID")
-    except Refused as refused:
-        return Exclusion(known=known, reason=refused.reason, detail=refused.detail)
-    return ImageRecord(**known)
-
-
-def known_of(path: Path, facts: HeaderFacts) -> dict[str, Any]:
-    """What a header says, under the names of the index's columns.
-
-    An object without Patient ID is a patient of its own study: nobody else's images can be told to be hers.
-    """
-    said = asdict(facts)
-    same = ("laterality", "view", "age", "study_date", "institution", "vendor", "machine", "implant", "frames")
-    return {name: said[name] for name in (*same, "series_uid", "sop_uid", "spacing_mm")} | {
-        "image_id": facts.sop_uid,
-        "path": str(path),
-        "patient_id": facts.patient_id or facts.study_uid,
-        "exam_id": facts.study_uid,
-        "modality": modality_of(facts).value,
-    }
+def _kinds(paths: pl.Series) -> str:
+    counts = Counter(os.path.splitext(path)[1].lower() or "without extension" for path in paths)
+    return ", ".join(f"{number} {extension}" for extension, number in counts.most_common(5))

@@ -1,153 +1,148 @@
 """A site's label table: who was read as which density, keyed by image, exam or patient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from densityclip.density import parse_density
-from densityclip.dicom.header import HeaderFacts
+from densityclip.datasets.columns import Rows, density_parser, parse_age, parse_date, parse_side, read_rows
 from densityclip.errors import UserError
 
-KEYS = ("sop_uid", "study_uid", "accession_number", "patient_id")
+# Key column of a table to where an image's row says the same.
+KEYS: dict[str, str] = {
+    "sop_uid": "sop_uid",
+    "study_uid": "_study_uid",
+    "accession_number": "_accession_number",
+    "patient_id": "patient_id",
+}
 VALUES = ("density", "density_source", "age", "race", "site", "institution", "machine", "source_split")
-_SIDES = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
+_BOTH = ("B", "BOTH", "BILATERAL")
+_MEND_DENSITY = "correct the table, or say what the word means with --label-map WORD=A,OTHER=B"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LabelTable:
-    """Values of a label table, found again by key and side.
+    """Values of a label table, to be found again by key, side and date.
 
     Attributes:
+        name: File name, for messages.
         key: The column that the table is keyed by.
-        rows: (key, side or None for both sides) to the values of `VALUES` that are not blank.
+        dated: Whether a row also names the day of the exam, so that each exam of a woman has its own.
+        rows: Columns `key`, `study_date` if dated, `laterality` (null for both sides), and those of `VALUES` that the
+            table has; one row for each key, day and side.
     """
 
+    name: str
     key: str
-    rows: Mapping[tuple[str, str | None], Mapping[str, Any]]
+    dated: bool
+    rows: pl.DataFrame
 
-    def look_up(self, facts: HeaderFacts) -> Mapping[str, Any]:
-        """Values for an object, empty if the table does not know it; a row for its side goes before one for both."""
-        key = getattr(facts, self.key)
-        if key is None:
-            return {}
-        return {**self.rows.get((key, None), {}), **self.rows.get((key, facts.laterality), {})}
+    def join(self, images: pl.DataFrame) -> pl.DataFrame:
+        """Images with what the table says of them, which goes before what they say themselves.
+
+        A row for the image's side goes before one for both sides.
+
+        Args:
+            images: Schema `headers.SEEN`.
+
+        Returns:
+            The same rows and columns, and `_label`: whether any row of the table is about the image.
+        """
+        keys = [KEYS[self.key], *(["study_date"] if self.dated else [])]
+        theirs = ["key", *(["study_date"] if self.dated else [])]
+        values = [name for name in VALUES if name in self.rows.columns]
+        both = self.rows.filter(pl.col("laterality").is_null()).drop("laterality")
+        sided = self.rows.filter(pl.col("laterality").is_not_null())
+        joined = images.join(
+            both.rename({name: f"{name} of both" for name in values}).with_columns(pl.lit(True).alias("_both")),
+            left_on=keys, right_on=theirs, how="left", maintain_order="left",
+        ).join(
+            sided.rename({name: f"{name} of side" for name in values}).with_columns(pl.lit(True).alias("_sided")),
+            left_on=[*keys, "laterality"], right_on=[*theirs, "laterality"], how="left", maintain_order="left",
+        )  # fmt: skip
+        said = {name: pl.coalesce(f"{name} of side", f"{name} of both") for name in values}
+        labelled = (
+            joined.with_columns(pl.coalesce(expression, name).alias(name) for name, expression in said.items())
+            if "density" not in said
+            else joined.with_columns(
+                *(pl.coalesce(expression, name).alias(name) for name, expression in said.items()),
+                *([] if "density_source" in said else [_source_of(said["density"])]),
+            )
+        )
+        found = pl.coalesce("_sided", "_both").fill_null(value=False).alias("_label")
+        return labelled.with_columns(found).select(*images.columns, "_label")
 
 
-def read_any_table(path: Path) -> pl.DataFrame:
-    """Read a CSV or Parquet table; of a CSV every value is text.
-
-    Raises:
-        UserError: The file is missing, is no such table, or has no rows.
-    """
-    if not path.is_file():
-        raise UserError(f"the table {path} does not exist", "correct --table")
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pl.read_parquet(path)
-        else:
-            table = pl.read_csv(path, infer_schema=False, encoding="utf8-lossy")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path} is not a readable CSV or Parquet table", "give a table with a header row") from error
-    if not table.height:
-        raise UserError(f"the table {path} has no rows", "give a table with one row per image, breast or exam")
-    return table.rename({name: name.strip().lstrip("\ufeff") for name in table.columns})
+def _source_of(density: pl.Expr) -> pl.Expr:
+    return pl.when(density.is_not_null()).then(pl.lit("table")).otherwise("density_source").alias("density_source")
 
 
 def read_label_table(path: Path, label_map: Mapping[str, str] | None = None) -> LabelTable:
     """Read a label table, keyed by the first of `sop_uid`, `study_uid`, `accession_number`, `patient_id` it has.
+
+    A table keyed by `patient_id` may have a `study_date`, so that each exam of a woman has a label of its own. A
+    `laterality` limits a row to one breast; blank, `B` or `both` means both.
 
     Args:
         path: The table.
         label_map: What the table's own words for a density mean, such as `{"fatty": "A"}`.
 
     Raises:
-        UserError: No key column, a blank key, a density that is no category, an age that is no number, a side that is
-            neither left nor right, or two rows that contradict each other; row and column are named.
+        UserError: No key column, a blank key or date, a value that fits its column badly, or two rows that contradict
+            each other; row and column are named.
     """
-    table = read_any_table(path)
-    key = next((name for name in KEYS if name in table.columns), None)
+    rows = read_rows(path)
+    key = next((name for name in KEYS if name in rows.table.columns), None)
     if key is None:
         raise UserError(
-            f"the table {path} has none of the columns {', '.join(KEYS)}; it has {', '.join(table.columns)}",
+            f"the table {path} has none of the columns {', '.join(KEYS)}; it has {', '.join(rows.table.columns)}",
             "rename the column that says which image, exam or patient a row is about",
         )
-    rows: dict[tuple[str, str | None], dict[str, Any]] = {}
-    for number, row in enumerate(table.iter_rows(named=True), start=2):
-        where = f"{path.name} line {number}"
-        name = text_of(row[key])
-        if name is None:
-            raise UserError(f"{where}, column {key}, is blank", "fill it in or remove the row")
-        values = {
-            column: value
-            for column in VALUES
-            if column in row
-            and (value := parse_value(_mapped(row[column], column, label_map), column, where)) is not None
-        }
-        known = rows.setdefault((name, _side(row.get("laterality"), where)), {})
-        differing = sorted(column for column in values if known.get(column, values[column]) != values[column])
-        if differing:
-            raise UserError(
-                f"{where} contradicts an earlier row of the same {key} in {', '.join(differing)}",
-                "keep one row for each image, breast or exam, or key the table by study_uid or sop_uid",
-            )
-        known.update(values)
-    return LabelTable(key=key, rows=rows)
+    dated = key == "patient_id" and "study_date" in rows.table.columns
+    for column in (key, *(["study_date"] if dated else [])):
+        rows.refuse_blanks(column)
+    table = _parsed(rows, key, dated, label_map)
+    group = ["key", *(["study_date"] if dated else []), "laterality"]
+    _refuse_contradictions(rows, table, group, key)
+    values = [name for name in VALUES if name in table.columns]
+    merged = table.group_by(group, maintain_order=True).agg(pl.col(name).drop_nulls().first() for name in values)
+    return LabelTable(name=rows.name, key=key, dated=dated, rows=merged)
 
 
-def _mapped(value: object, column: str, label_map: Mapping[str, str] | None) -> object:
-    return (label_map or {}).get(text_of(value) or "", value) if column == "density" else value
+def _parsed(rows: Rows, key: str, dated: bool, label_map: Mapping[str, str] | None) -> pl.DataFrame:
+    have = rows.table.columns
+    columns = [rows.table[key].alias("key")]
+    if dated:
+        columns.append(rows.parsed("study_date", parse_date, pl.Date()).alias("study_date"))
+    if "laterality" in have:
+        columns.append(rows.parsed("laterality", _side, pl.String()).alias("laterality"))
+    else:
+        columns.append(pl.Series("laterality", [None] * rows.table.height, dtype=pl.String()))
+    for name in VALUES:
+        if name == "density" and name in have:
+            columns.append(rows.parsed(name, density_parser(label_map), pl.String(), _MEND_DENSITY).alias(name))
+        elif name == "age" and name in have:
+            columns.append(rows.parsed(name, parse_age, pl.Float64()).alias(name))
+        elif name in have:
+            columns.append(rows.table[name].alias(name))
+    return pl.DataFrame(columns)
 
 
-def text_of(value: object) -> str | None:
-    """A cell as text: blanks become None, 12.0 becomes 12."""
-    if value is None:
-        return None
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    return text if text and text.lower() not in ("nan", "none", "null") else None
+def _side(text: str) -> str | None:
+    return None if text.upper() in _BOTH else parse_side(text)
 
 
-def parse_value(value: object, column: str, where: str) -> Any:
-    """A cell of a column that has a meaning of its own: a density, an age, otherwise text.
-
-    Raises:
-        UserError: It does not fit; the message names the row and column.
-    """
-    text = text_of(value)
-    if text is None:
-        return None
-    if column == "density":
-        try:
-            return parse_density(text)
-        except ValueError as error:
-            raise UserError(
-                f"{where}, column density: {error}",
-                "correct the table, or say what the word means with --label-map WORD=A,OTHER=B",
-            ) from error
-    if column == "age":
-        try:
-            return float(text.upper().removesuffix("Y"))
-        except ValueError as error:
-            raise UserError(f"{where}, column age: {text!r} is no number", "write the age in years") from error
-    return text
-
-
-def parse_side(value: object, where: str) -> str | None:
-    """A side as tables write it (`L`, `left`, ...), None for a blank.
-
-    Raises:
-        UserError: It is neither.
-    """
-    text = text_of(value)
-    if text is None:
-        return None
-    if text.upper() not in _SIDES:
-        raise UserError(f"{where}, column laterality: {text!r} is neither L nor R", "write L or R, or leave it blank")
-    return _SIDES[text.upper()]
-
-
-def _side(value: object, where: str) -> str | None:
-    text = text_of(value)
-    return None if text is None or text.upper() in ("B", "BOTH", "BILATERAL") else parse_side(text, where)
+def _refuse_contradictions(rows: Rows, table: pl.DataFrame, group: Sequence[str], key: str) -> None:
+    names = [name for name in VALUES if name in table.columns]
+    firsts = [pl.col(name).drop_nulls().first().over(group).alias(name) for name in names]
+    differs = table.select(pl.col(name) != first for name, first in zip(names, firsts, strict=True))
+    wrong = differs.select(pl.any_horizontal(pl.all()).fill_null(value=False)).to_series() if names else None
+    if wrong is None or not wrong.any():
+        return
+    place = int(wrong.arg_true()[0])
+    columns = [name for name in names if differs[name][place]]
+    raise UserError(
+        f"{rows.where(place)} contradicts an earlier row of the same {key} in {', '.join(columns)}",
+        "keep one row for each image, breast or exam; key the table by study_uid or sop_uid, or add a study_date",
+    )

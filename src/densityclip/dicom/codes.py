@@ -73,3 +73,36 @@ MODIFIER_SUFFIXES: dict[str, str] = {
     "RS": "rolled superior",
     "RI": "rolled inferior",
 }
+
+# What makers write into Manufacturer differs with the device's age and owner; the first word that is found names it.
+_VENDORS: tuple[tuple[str, str], ...] = (
+    ("HOLOGIC", "Hologic"),
+    ("LORAD", "Hologic"),
+    ("GE MEDICAL", "GE"),
+    ("GE HEALTHCARE", "GE"),
+    ("GENERAL ELECTRIC", "GE"),
+    ("SIEMENS", "Siemens"),
+    ("FUJI", "Fujifilm"),
+    ("GIOTTO", "IMS Giotto"),
+    ("I.M.S", "IMS Giotto"),
+    ("PLANMED", "Planmed"),
+    ("PHILIPS", "Philips"),
+    ("SECTRA", "Sectra"),
+    ("CARESTREAM", "Carestream"),
+    ("KODAK", "Carestream"),
+    ("KONICA", "Konica Minolta"),
+    ("AGFA", "Agfa"),
+    ("METALTRONICA", "Metaltronica"),
+)
+
+
+def vendor_name(written: str | None) -> str | None:
+    """One name for a maker, however its devices write it (`LORAD, A Hologic Company` is Hologic).
+
+    Returns:
+        The name; an unknown maker's as it is written; None for a blank.
+    """
+    upper = (written or "").upper()
+    if upper == "GE":
+        return "GE"
+    return next((name for word, name in _VENDORS if word in upper), written or None)

@@ -1,76 +1,70 @@
 """Tags to header facts, never pixels."""
 
 import contextlib
+import io
 import logging
+import os
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from densityclip.dicom.codes import MODIFIER_SUFFIXES, MODIFIERS, VIEWS
+from densityclip.dicom.codes import vendor_name
+from densityclip.dicom.elements import PARSE_ERRORS as PARSE_ERRORS
+from densityclip.dicom.elements import day, integer, tag, text, words
 from densityclip.dicom.inflate import parse_header
+from densityclip.dicom.side_and_view import read_side, read_view, shared_groups
 from densityclip.reasons import Reason, Refused
 
-# What pydicom raises on files that are damaged or are no DICOM at all: truncated, bit-flipped, foreign ones.
-PARSE_ERRORS = (
-    InvalidDicomError,
-    OSError,
-    EOFError,
-    struct.error,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    AssertionError,
-    OverflowError,
-    RecursionError,
-    MemoryError,
-)
+# Nearly every header of a mammogram ends within so many bytes; one read of them replaces hundreds of small ones.
+_AT_ONCE = 1 << 16
+# The groups of single frames are the longest part of a volume's header and hold nothing that an index needs.
+_FRAME_GROUPS = 0x52009230
+_LONG_VALUE = 1 << 16
+# Hologic's container of tomosynthesis keeps its data in this private group.
+_HOLOGIC_DATA = BaseTag(0x7E010010)
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_PIXELS = 0x7FE00008
+_OLDEST = 120
 
-_TAGS = [
-    "SpecificCharacterSet",
-    "ImageType",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyDate",
-    "AccessionNumber",
-    "Modality",
-    "PresentationIntentType",
-    "Manufacturer",
-    "InstitutionName",
-    "StationName",
-    "SeriesDescription",
-    "ManufacturerModelName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "PatientAge",
-    "DeviceSerialNumber",
-    "ImagerPixelSpacing",
-    "ViewPosition",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "PatientOrientation",
-    "Laterality",
-    "ImageLaterality",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "BreastImplantPresent",
-    "ViewCodeSequence",
-    "AnatomicRegionSequence",
-    "SharedFunctionalGroupsSequence",
-]
 _DAYS_IN = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
+_SOP_CLASS = tag("SOPClassUID")
+_SOP_UID = tag("SOPInstanceUID")
+_META_SOP_CLASS = tag("MediaStorageSOPClassUID")
+_META_SOP_UID = tag("MediaStorageSOPInstanceUID")
+_STUDY_UID = tag("StudyInstanceUID")
+_SERIES_UID = tag("SeriesInstanceUID")
+_IMAGE_TYPE = tag("ImageType")
+_MODALITY = tag("Modality")
+_INTENT = tag("PresentationIntentType")
+_FRAMES = tag("NumberOfFrames")
+_SERIES_DESCRIPTION = tag("SeriesDescription")
+_MANUFACTURER = tag("Manufacturer")
+_SERIAL_NUMBER = tag("DeviceSerialNumber")
+_STATION = tag("StationName")
+_INSTITUTION = tag("InstitutionName")
+_SEX = tag("PatientSex")
+_AGE = tag("PatientAge")
+_BIRTH_DATE = tag("PatientBirthDate")
+_STUDY_DATE = tag("StudyDate")
+_PATIENT_ID = tag("PatientID")
+_ACCESSION = tag("AccessionNumber")
+_IMPLANT = tag("BreastImplantPresent")
+_IMAGER_SPACING = tag("ImagerPixelSpacing")
+_PIXEL_SPACING = tag("PixelSpacing")
+_PIXEL_MEASURES = tag("PixelMeasuresSequence")
+_LOSSY = tag("LossyImageCompression")
+_PARTIAL = tag("PartialView")
+_VOLUME_TECHNIQUE = tag("VolumeBasedCalculationTechnique")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +79,14 @@ class HeaderFacts:
         view: `CC`, `MLO`, or the word of another view.
         view_modifiers: Words of `codes.MODIFIERS`.
         spacing_mm: Spacing of rows, mm: at the detector where that is stated.
+        vendor: The maker, under one name whatever its devices write, see `codes.vendor_name`.
         machine: Device serial number, else station name.
         age: Years at the study.
         implant: Whether an implant is stated to be present; None if nothing is said.
+        partial_view: Whether the image is stated to show a part of the breast only.
+        volume_technique: How the frames of a volume were calculated (`TOMOSYNTHESIS`, `MAX_IP`).
+        lossy: Whether the pixels went through a lossy compression once.
+        hologic_container: Whether this is Hologic's own container of tomosynthesis.
     """
 
     sop_class: str
@@ -102,12 +101,9 @@ class HeaderFacts:
     view: str | None = None
     view_modifiers: tuple[str, ...] = ()
     frames: int = 1
-    rows: int | None = None
-    columns: int | None = None
     spacing_mm: float | None = None
     series_description: str | None = None
     vendor: str | None = None
-    model: str | None = None
     machine: str | None = None
     institution: str | None = None
     age: float | None = None
@@ -116,6 +112,10 @@ class HeaderFacts:
     patient_id: str | None = None
     accession_number: str | None = None
     implant: bool | None = None
+    partial_view: bool = False
+    volume_technique: str | None = None
+    lossy: bool = False
+    hologic_container: bool = False
 
     @property
     def implant_displaced(self) -> bool:
@@ -130,15 +130,19 @@ def is_dicom(path: Path) -> bool:
     """
     try:
         with path.open("rb") as handle:
-            head = handle.read(132)
+            return starts_like_dicom(handle.read(132))
     except OSError:
         return False
-    if head[128:132] == b"DICM":
+
+
+def starts_like_dicom(start: bytes) -> bool:
+    """Whether the first bytes of a file, 132 or more, are those of DICOM; see `is_dicom`."""
+    if start[128:132] == b"DICM":
         return True
-    if len(head) < 12:
+    if len(start) < 12:
         return False
-    group, element = struct.unpack("<HH", head[:4])
-    return group in (0x0002, 0x0008) and element <= 0x1000 and (head[4:6].isalpha() or head[6:8] == b"\0\0")
+    group, element = struct.unpack("<HH", start[:4])
+    return group in (0x0002, 0x0008) and element <= 0x1000 and (start[4:6].isalpha() or start[6:8] == b"\0\0")
 
 
 def read_header(path: Path) -> HeaderFacts:
@@ -150,16 +154,69 @@ def read_header(path: Path) -> HeaderFacts:
         Refused: `missing_file`, `empty_file`, or `unreadable`.
     """
     try:
-        if path.stat().st_size == 0:
-            raise Refused(Reason.EMPTY_FILE)
-        if not is_dicom(path):
-            raise Refused(Reason.UNREADABLE, "the file does not start like DICOM")
-        with quiet(), path.open("rb") as file:
-            return header_facts(parse_header(file, list(_TAGS))[0])
-    except FileNotFoundError as error:
+        with open(path, "rb", opener=_without_waiting) as file, quiet():
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Refused(Reason.UNREADABLE, "this is no file")
+            if found.st_size == 0:
+                raise Refused(Reason.EMPTY_FILE)
+            return header_facts(_parse(file, found.st_size))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise Refused(Reason.MISSING_FILE) from error
+    except PermissionError as error:
+        raise Refused(Reason.UNREADABLE, "the file may not be read (permission)") from error
     except PARSE_ERRORS as error:
         raise Refused(Reason.UNREADABLE, f"the header cannot be parsed ({type(error).__name__})") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A table may name a pipe, which would be waited for without end.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _parse(file: BinaryIO, size: int) -> Dataset:
+    start = file.read(_AT_ONCE)
+    if not starts_like_dicom(start):
+        raise Refused(Reason.UNREADABLE, _what_it_is(start))
+    if DeflatedExplicitVRLittleEndian.encode() in start[:1024]:
+        file.seek(0)
+        dataset, _ = parse_header(file)
+        return dataset
+    with contextlib.suppress(*PARSE_ERRORS):
+        dataset, ended = _parse_until(io.BytesIO(start), _FRAME_GROUPS)
+        if ended or len(start) == size:
+            return _with_container(dataset, file)
+    file.seek(0)
+    dataset, _ = _parse_until(file, _FRAME_GROUPS)
+    return _with_container(dataset, file)
+
+
+def _parse_until(file: BinaryIO, last: int) -> tuple[Dataset, bool]:
+    """The header up to a tag, and whether that tag was reached."""
+    reached = False
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal reached
+        reached = int.__ge__(tag, last)
+        return reached
+
+    return read_partial(file, stop_when=stop, defer_size=_LONG_VALUE, force=True), reached
+
+
+def _with_container(dataset: Dataset, file: BinaryIO) -> Dataset:
+    """A secondary capture with what it has behind the groups of frames: the sign of a vendor's container."""
+    if text(dataset, _SOP_CLASS) == _SECONDARY_CAPTURE:
+        file.seek(0)
+        dataset, _ = _parse_until(file, _PIXELS)
+    return dataset
+
+
+def _what_it_is(start: bytes) -> str:
+    if start.lstrip()[:1] == b"<":
+        return "the file is a web page or XML, perhaps a download that failed"
+    if start[:4] in (b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"\x1f\x8b\x08\x08", b"Rar!", b"7z\xbc\xaf"):
+        return "the file is a packed archive; unpack it"
+    return "the file does not start like DICOM"
 
 
 @contextlib.contextmanager
@@ -183,181 +240,78 @@ def header_facts(dataset: Dataset) -> HeaderFacts:
         Refused: `unreadable`: it does not say what it is.
     """
     meta = getattr(dataset, "file_meta", None) or Dataset()
-    sop_class = _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
+    sop_class = text(dataset, _SOP_CLASS) or text(meta, _META_SOP_CLASS)
     if sop_class is None:
         raise Refused(Reason.UNREADABLE, "the file has no SOP Class UID")
-    view, modifiers = _view(dataset)
-    laterality, conflict = _laterality(dataset)
-    study_date = _date(dataset, "StudyDate")
-    implant = _text(dataset, "BreastImplantPresent")
+    manufacturer = text(dataset, _MANUFACTURER)
+    view, modifiers = read_view(dataset, manufacturer)
+    laterality, conflict = read_side(dataset)
+    study_date = day(dataset, _STUDY_DATE)
+    implant = _upper(text(dataset, _IMPLANT))
     return HeaderFacts(
         sop_class=sop_class,
-        sop_uid=_text(dataset, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID"),
-        study_uid=_text(dataset, "StudyInstanceUID"),
-        series_uid=_text(dataset, "SeriesInstanceUID"),
-        image_type=tuple(word.upper() for word in _words(dataset, "ImageType")),
-        modality_tag=_text(dataset, "Modality"),
-        presentation_intent=_upper(_text(dataset, "PresentationIntentType")),
+        sop_uid=text(dataset, _SOP_UID) or text(meta, _META_SOP_UID),
+        study_uid=text(dataset, _STUDY_UID),
+        series_uid=text(dataset, _SERIES_UID),
+        image_type=tuple(word.upper() for word in words(dataset, _IMAGE_TYPE)),
+        modality_tag=text(dataset, _MODALITY),
+        presentation_intent=_upper(text(dataset, _INTENT)),
         laterality=laterality,
         laterality_conflict=conflict,
         view=view,
         view_modifiers=modifiers,
-        frames=max(_integer(dataset, "NumberOfFrames") or 1, 1),
-        rows=_integer(dataset, "Rows"),
-        columns=_integer(dataset, "Columns"),
+        frames=max(integer(dataset, _FRAMES) or 1, 1),
         spacing_mm=_spacing(dataset),
-        series_description=_text(dataset, "SeriesDescription"),
-        vendor=_text(dataset, "Manufacturer"),
-        model=_text(dataset, "ManufacturerModelName"),
-        machine=_text(dataset, "DeviceSerialNumber") or _text(dataset, "StationName"),
-        institution=_text(dataset, "InstitutionName"),
+        series_description=text(dataset, _SERIES_DESCRIPTION),
+        vendor=vendor_name(manufacturer),
+        machine=text(dataset, _SERIAL_NUMBER) or text(dataset, _STATION),
+        institution=text(dataset, _INSTITUTION),
         age=_age(dataset, study_date),
-        sex=_upper(_text(dataset, "PatientSex")),
+        sex=_upper(text(dataset, _SEX)),
         study_date=study_date,
-        patient_id=_text(dataset, "PatientID"),
-        accession_number=_text(dataset, "AccessionNumber"),
-        implant=None if implant is None else implant.upper() == "YES",
+        patient_id=text(dataset, _PATIENT_ID),
+        accession_number=text(dataset, _ACCESSION),
+        implant=None if implant is None else implant == "YES",
+        partial_view=_upper(text(dataset, _PARTIAL)) == "YES",
+        volume_technique=_upper(text(dataset, _VOLUME_TECHNIQUE)),
+        lossy=text(dataset, _LOSSY) == "01",
+        hologic_container="HOLOGIC" in (text(dataset, _HOLOGIC_DATA) or "").upper(),
     )
 
 
-def _value(dataset: Dataset, keyword: str) -> Any:
-    try:
-        return dataset.get(keyword)
-    except PARSE_ERRORS:
-        # One attribute that cannot be read (a date of "unknown") is a missing attribute, not a lost file.
-        return None
-
-
-def _words(dataset: Dataset, keyword: str) -> list[str]:
-    value = _value(dataset, keyword)
-    if value is None:
-        return []
-    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    return [str(part).strip(" \0") for part in parts]
-
-
-def _text(dataset: Dataset, keyword: str) -> str | None:
-    words = _words(dataset, keyword)
-    return words[0] or None if words else None
-
-
-def _upper(text: str | None) -> str | None:
-    return text.upper() if text else None
-
-
-def _integer(dataset: Dataset, keyword: str) -> int | None:
-    text = _text(dataset, keyword)
-    try:
-        return int(float(text)) if text else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _date(dataset: Dataset, keyword: str) -> date | None:
-    text = (_text(dataset, keyword) or "").replace(".", "").replace("-", "")
-    try:
-        return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) >= 8 else None
-    except ValueError:
-        return None
+def _upper(written: str | None) -> str | None:
+    return written.upper() if written else None
 
 
 def _age(dataset: Dataset, study_date: date | None) -> float | None:
-    text = _upper(_text(dataset, "PatientAge")) or ""
-    if text[:-1].isdigit() and text[-1:] in _DAYS_IN:
-        return float(text[:-1]) if text[-1] == "Y" else round(float(text[:-1]) * _DAYS_IN[text[-1]] / 365.25, 1)
-    born = _date(dataset, "PatientBirthDate")
+    age = _stated_age(dataset, study_date)
+    # 000Y and the like are what anonymisers leave.
+    return age if age is not None and 0 < age <= _OLDEST else None
+
+
+def _stated_age(dataset: Dataset, study_date: date | None) -> float | None:
+    written = _upper(text(dataset, _AGE)) or ""
+    if written[:-1].isdigit() and written[-1:] in _DAYS_IN:
+        number = float(written[:-1])
+        return number if written[-1] == "Y" else round(number * _DAYS_IN[written[-1]] / 365.25, 1)
+    born = day(dataset, _BIRTH_DATE)
     if born is None or study_date is None or born >= study_date:
         return None
     return float(study_date.year - born.year - ((study_date.month, study_date.day) < (born.month, born.day)))
 
 
-def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    value = _value(dataset, keyword)
-    return list(value) if isinstance(value, pydicom.Sequence) else []
-
-
-def _shared(dataset: Dataset, keyword: str) -> list[Dataset]:
-    return [item for group in _items(dataset, "SharedFunctionalGroupsSequence")[:1] for item in _items(group, keyword)]
-
-
 def _spacing(dataset: Dataset) -> float | None:
-    measures = [*_shared(dataset, "PixelMeasuresSequence"), Dataset()][0]
-    for source, keyword in (
-        (dataset, "ImagerPixelSpacing"),
-        (dataset, "PixelSpacing"),
-        (measures, "PixelSpacing"),
-    ):
-        try:
-            spacing = float(_text(source, keyword) or 0)
-        except ValueError:
-            continue
-        if 0 < spacing < 10:
+    for keyword in (_IMAGER_SPACING, _PIXEL_SPACING):
+        spacing = _as_spacing(text(dataset, keyword))
+        if spacing is not None:
             return spacing
-    return None
+    measures = shared_groups(dataset, _PIXEL_MEASURES)
+    return _as_spacing(text(measures[0], _PIXEL_SPACING)) if measures else None
 
 
-def _view(dataset: Dataset) -> tuple[str | None, tuple[str, ...]]:
-    views: list[str] = []
-    modifiers: list[str] = []
-    for item in _items(dataset, "ViewCodeSequence"):
-        value = _text(item, "CodeValue") or ""
-        views.append(VIEWS.get(value, value))
-        for modifier in _items(item, "ViewModifierCodeSequence"):
-            code = _text(modifier, "CodeValue") or ""
-            modifiers.append(MODIFIERS.get(code, code))
-    for region in _items(dataset, "AnatomicRegionSequence"):
-        if MODIFIERS.get(_text(region, "CodeValue") or "") == "specimen":
-            modifiers.append("specimen")
-    view = next(iter(views), None) or _upper(_text(dataset, "ViewPosition"))
-    if view and not views:
-        view, more = _split_view_position(view)
-        modifiers.extend(more)
-    return view, tuple(dict.fromkeys(word for word in modifiers if word))
-
-
-def _split_view_position(written: str) -> tuple[str, list[str]]:
-    # Vendors write L-CC, RMLO, CCID, MLO SPOT; keep the standard view and name what was added.
-    words = written.replace("-", " ").replace("_", " ").split()
-    text = "".join(words)
-    if text[:1] in "LR" and text[1:] in ("CC", "MLO"):
-        text = text[1:]
-    for standard in ("MLO", "CC"):
-        rest = text.removeprefix(standard)
-        if text.startswith(standard) and rest in MODIFIER_SUFFIXES:
-            return standard, [MODIFIER_SUFFIXES[rest]]
-        if text.startswith(standard) and rest in ("M", "MAG", "S", "SPOT"):
-            return standard, ["magnification" if rest.startswith("M") else "spot compression"]
-    return text, []
-
-
-def _laterality(dataset: Dataset) -> tuple[str | None, str | None]:
-    stated: dict[str, str] = {}
-    for keyword in ("ImageLaterality", "Laterality"):
-        stated[keyword] = _upper(_text(dataset, keyword)) or ""
-    anatomy = _shared(dataset, "FrameAnatomySequence")
-    stated["FrameLaterality"] = (_upper(_text(anatomy[0], "FrameLaterality")) or "") if anatomy else ""
-    explicit = {name: side for name, side in stated.items() if side in ("L", "R", "B")}
-    by_orientation = _side_of_orientation(_words(dataset, "PatientOrientation"))
-    sides = set(explicit.values())
-    if "B" in sides or len(sides) > 1:
-        return None, "; ".join(f"{name} is {side}" for name, side in explicit.items())
-    if not sides:
-        return by_orientation, None
-    side = sides.pop()
-    if by_orientation not in (None, side):
-        name = next(iter(explicit))
-        return side, f"{name} is {side}, PatientOrientation suggests {by_orientation}"
-    return side, None
-
-
-def _side_of_orientation(orientation: list[str]) -> str | None:
-    # By the hanging convention the rows of a left breast run to anterior, those of a right one to posterior
-    # (left CC A\R, left MLO A\FR, right CC P\L, right MLO P\FL).
-    if len(orientation) != 2 or not orientation[0] or not orientation[1]:
+def _as_spacing(written: str | None) -> float | None:
+    try:
+        spacing = float(written or 0)
+    except ValueError:
         return None
-    first, second = orientation[0].upper(), orientation[1].upper()
-    if first.startswith("A") and second.endswith("R"):
-        return "L"
-    if first.startswith("P") and second.endswith("L"):
-        return "R"
-    return None
+    return spacing if 0 < spacing < 10 else None

@@ -13,6 +13,33 @@ from densityclip.reasons import Reason, Refused
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 MAX_PIXELS = 100_000_000
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
+# What Pillow raises on damaged files; the last five from its own code, on tags of the wrong type.
+_PILLOW_ERRORS = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    EOFError,
+    MemoryError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    ZeroDivisionError,
+)
+
+# How a JPEG, PNG, TIFF (little and big endian) or BMP file starts.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM")
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file starts like one of the formats that `read_image_file` reads; an unreadable file does not."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(4).startswith(_SIGNATURES)
+    except OSError:
+        return False
 
 
 def read_image_file(path: Path) -> NDArray[np.float32]:
@@ -33,7 +60,7 @@ def read_image_file(path: Path) -> NDArray[np.float32]:
             raise Refused(Reason.TOO_LARGE, f"{image.height} x {image.width} pixels")
         try:
             pixels = _grey(image)
-        except (OSError, SyntaxError, ValueError, struct.error, EOFError, MemoryError) as error:
+        except _PILLOW_ERRORS as error:
             raise Refused(Reason.TRUNCATED, f"the image data cannot be read ({type(error).__name__})") from error
     if pixels.min() == pixels.max():
         raise Refused(Reason.CONSTANT)
@@ -51,7 +78,7 @@ def _open(path: Path) -> Image.Image:
         raise Refused(Reason.MISSING_FILE) from error
     except Image.DecompressionBombError as error:
         raise Refused(Reason.TOO_LARGE) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
+    except _PILLOW_ERRORS as error:
         raise Refused(Reason.UNREADABLE, "the file is neither DICOM nor JPEG, PNG, TIFF or BMP") from error
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import polars as pl
 
 from densityclip.artifacts import conform
-from densityclip.datasets.dicom_folder import index_files, is_side_car
+from densityclip.datasets.contract import Candidates, collect
+from densityclip.datasets.dicom_folder import is_side_car, list_files
+from densityclip.datasets.headers import HeaderRules
 from densityclip.dicom.header import is_dicom
 from densityclip.dicom.image_file import IMAGE_EXTENSIONS
 from densityclip.errors import UserError
@@ -30,16 +32,22 @@ def gather(
     """
     if not source.exists():
         raise UserError(f"{source} does not exist", "give a DICOM or image file, or a folder of them")
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    tried = [path.resolve() for path in files if not is_side_car(path)]
-    if not tried:
-        held = f"only {len(files)} files of other kinds" if files else "no files"
+    listed = list_files(source)
+    tried = listed.filter([not is_side_car(path) for path in listed["path"]])
+    if not tried.height:
+        held = f"only {listed.height} files of other kinds" if listed.height else "no files"
         raise UserError(f"{source} holds {held}", "give a folder with DICOM files, or with JPEG, PNG or TIFF images")
-    pictures = [path for path in tried if path.suffix.lower() in IMAGE_EXTENSIONS and not is_dicom(path)]
-    result = index_files([path for path in tried if path not in set(pictures)], workers=workers, progress=progress)
+    pictures = [_is_picture(Path(path)) for path in tried["path"]]
+    rest = tried.filter([not picture for picture in pictures])
+    rules = HeaderRules(pictures=False, require_view=True)
+    result = collect(Candidates(rows=rest, rules=rules), workers=workers, progress=progress)
     root = source.resolve() if source.is_dir() else source.resolve().parent
-    found = pl.concat([result.index, _picture_rows(pictures, root)])
+    found = pl.concat([result.index, _picture_rows(tried.filter(pictures)["path"], root)])
     return found.sort("path"), _named_by_file(result.excluded, root)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not is_dicom(path)
 
 
 def _named_by_file(excluded: pl.DataFrame, root: Path) -> pl.DataFrame:
@@ -50,13 +58,10 @@ def _named_by_file(excluded: pl.DataFrame, root: Path) -> pl.DataFrame:
     return excluded.with_columns(named.alias("image_id"))
 
 
-def _picture_rows(pictures: list[Path], root: Path) -> pl.DataFrame:
-    names = [path.relative_to(root).with_suffix("").as_posix() for path in pictures]
+def _picture_rows(pictures: pl.Series, root: Path) -> pl.DataFrame:
+    files = [Path(path).relative_to(root) for path in pictures]
+    names = [file.with_suffix("").as_posix() for file in files]
     # Two files may differ in their extension only.
-    ids = [
-        name if names.count(name) == 1 else path.relative_to(root).as_posix()
-        for name, path in zip(names, pictures, strict=True)
-    ]
-    rows = {"image_id": ids, "path": [str(path) for path in pictures]}
-    table = pl.DataFrame(rows, schema={"image_id": pl.String(), "path": pl.String()})
+    ids = [name if names.count(name) == 1 else file.as_posix() for name, file in zip(names, files, strict=True)]
+    table = pl.DataFrame({"image_id": pl.Series(ids, dtype=pl.String()), "path": pictures})
     return conform(table.with_columns(pl.lit(Modality.UNKNOWN.value).alias("modality")), "index")
