@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-from dataset_layouts import edit, lay_out_cbis_ddsm, no_file, write_header
 
+from dataset_layouts import edit, lay_out_cbis_ddsm, no_file, write_header
 from densityclip.datasets.cbis_ddsm import candidates
 from densityclip.datasets.contract import Request, collect
 from densityclip.errors import UserError

@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-from dataset_layouts import EMBED_PREFIX, edit, lay_out_embed, no_file, write_csv, write_header
 
+from dataset_layouts import EMBED_PREFIX, edit, lay_out_embed, no_file, write_csv, write_header
 from densityclip.datasets.contract import Request, collect
 from densityclip.datasets.embed import candidates
 from densityclip.errors import UserError

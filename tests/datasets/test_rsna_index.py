@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-from dataset_layouts import edit, lay_out_rsna, no_file, write_header
 
+from dataset_layouts import edit, lay_out_rsna, no_file, write_header
 from densityclip.datasets.contract import Request, collect
 from densityclip.datasets.rsna import candidates
 from densityclip.errors import UserError
@@ -95,6 +95,11 @@ def test_a_missing_table_or_image_folder_is_said_with_what_is_there(tmp_path) ->
     with pytest.raises(UserError, match=r"has no train.csv; it holds sample_submission.csv.*--table"):
         candidates(Request(source=tmp_path))
     lay_out_rsna(tmp_path, no_file)
+    # Folders are counted, not named: their names may be those of patients.
+    (tmp_path / "DOE^JANE").mkdir()
+    with pytest.raises(UserError, match=r"it holds sample_submission.csv, train.csv, 1 folder\)") as said:
+        candidates(Request(source=tmp_path))
+    assert "JANE" not in str(said.value)
     with pytest.raises(UserError, match=r"none of the image folders that train.csv names.*train_images"):
         candidates(Request(source=tmp_path))
     with pytest.raises(UserError, match="does not exist"):

@@ -10,6 +10,7 @@ from densityclip.datasets.contract import Request
 from densityclip.errors import UserError
 
 _SHOWN = 8
+_TABLES = frozenset({".csv", ".parquet", ".pq", ".xls", ".xlsx"})
 _READ_NEXT = "docs/datasets.md says what each archive holds; to plan without images add --no-files"
 
 
@@ -88,9 +89,11 @@ def _walk(source: Path, extensions: frozenset[str]) -> Iterator[str]:
 
 
 def _held(folder: Path) -> str:
-    """What lies in a folder, a few names; never below it, where names are often those of patients."""
-    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
-    tables = [name for name in names if name.lower().endswith((".csv", ".parquet", ".xls", ".xlsx"))]
-    shown = tables or [name for name in names if not name.startswith(".")]
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(shown[:_SHOWN]) + more if shown else "nothing"
+    """What lies in a folder: its tables by name, the rest by number, because names are often those of patients."""
+    entries = list(folder.iterdir())
+    tables = sorted(entry.name for entry in entries if entry.suffix.lower() in _TABLES)
+    folders = sum(entry.is_dir() for entry in entries)
+    more = [f"{len(tables) - _SHOWN} more tables"] if len(tables) > _SHOWN else []
+    counts = [(folders, "folder"), (len(entries) - len(tables) - folders, "other file")]
+    said = [f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts if number > 0]
+    return ", ".join([*tables[:_SHOWN], *more, *said]) or "nothing"
