@@ -221,7 +221,7 @@ def test_a_small_file_that_promises_a_huge_picture_is_refused_before_decoding(tm
     stream = codestream(breast_like(), syntax)
     huge = struct.pack(">H", 60000)
     if syntax in (JPEG2000Lossless, HTJ2KLossless):
-        stream = stream[:8] + struct.pack(">2L", 60000, 60000) + stream[16:]
+        stream = stream[:8] + struct.pack(">8L", 60000, 60000, 0, 0, 60000, 60000, 0, 0) + stream[40:]
     else:
         place = stream.find(struct.pack(">2H", 96, 72))
         stream = stream[:place] + huge + huge + stream[place + 4 :]
@@ -234,6 +234,18 @@ def test_a_small_file_that_promises_a_huge_picture_is_refused_before_decoding(tm
         frames = 1 if side == 60000 else 1999
         dataset.NumberOfFrames = frames
         assert outcome(saved(dataset, tmp_path / "y"))[0] == Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless], ids=keyword)
+@pytest.mark.parametrize("tiles", [(72, 96, 0, 32), (72, 96, 5, 0), (0, 96, 0, 0), (1, 0, 0, 0), (2**32 - 1,) * 4])
+def test_tiles_that_do_not_cover_the_picture_are_refused_and_never_decoded(tmp_path, syntax, tiles) -> None:
+    # OpenJPH does not come back from the first of them.
+    stream = codestream(breast_like(), syntax)
+    stream = stream[:24] + struct.pack(">4L", *tiles) + stream[40:]
+    dataset = put_codestreams(with_pixels(mammogram(), breast_like()), [stream], syntax)
+    reason, detail = outcome(saved(dataset, tmp_path / "x"))
+    assert reason == Reason.DECODE_FAILED
+    assert "tiles" in detail
 
 
 def test_a_deflated_bomb_is_refused_without_inflating_it_whole(tmp_path) -> None:

@@ -99,7 +99,7 @@ def test_signed_frames_come_back_bit_for_bit(tmp_path, syntax, bits) -> None:
         (JPEG2000, 12, "pillow"),
         (RLELossless, 12, "pydicom"),
     ],
-    ids=lambda value: UID(value).keyword or value if isinstance(value, str) else str(value),
+    ids=lambda value: UID(value).keyword if isinstance(value, UID) else str(value),
 )
 def test_other_decoders_decode_a_frame_alike(tmp_path, syntax, bits, plugin) -> None:
     pixels = textured(bits)
@@ -187,6 +187,21 @@ def test_without_imagecodecs_gdcm_decodes(tmp_path, monkeypatch) -> None:
         monkeypatch.undo()
         decoders.register()
     assert "imagecodecs" in decoder.available_plugins
+
+
+def test_gdcm_never_sees_a_frame_that_imagecodecs_refused(tmp_path, monkeypatch) -> None:
+    # On some damaged JPEG it ends the process: "terminate called after throwing an instance of 'gdcm::Exception'".
+    pixels = textured(8)
+    for syntax in (JPEGLSLossless, JPEGBaseline8Bit):
+        stream = bytearray(codestream(pixels, syntax, 8))
+        # A table of 255 codes of every length; half of the samples.
+        place = stream.find(b"\xff\xc4") + 5 if syntax == JPEGBaseline8Bit else len(stream) // 2
+        stream[place : place + 16] = b"\xff" * 16
+        monkeypatch.setitem(get_decoder(UID(syntax))._available, "gdcm", lambda *_: pytest.fail("gdcm was asked"))
+        dataset = put_codestreams(with_pixels(mammogram(), pixels, bits=8), [bytes(stream)], syntax)
+        with pytest.raises(Refused) as refused:
+            raw(saved(dataset, tmp_path / "x"))
+        assert refused.value.reason == Reason.DECODE_FAILED
 
 
 def test_registering_again_changes_nothing_and_pydicoms_order_stays() -> None:

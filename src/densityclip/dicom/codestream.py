@@ -8,6 +8,7 @@ decoders then return a wrong picture or none, and seldom say so. Sources: ITU-T 
 import struct
 from dataclasses import dataclass
 
+import numpy as np
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -38,6 +39,8 @@ _ALONE = frozenset({0xFF01, *range(0xFFD0, 0xFFD8)})
 _SOC, _SIZ, _SOT, _EOC = 0xFF4F, 0xFF51, 0xFF90, 0xFFD9
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _TAIL = 64
+# T.800 A.4.2 numbers them in 16 bits.
+_MOST_TILES = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ def read_codestream(data: bytes, syntax: str) -> Codestream | None:
         None for RLE and other syntaxes whose frames say nothing about themselves.
 
     Raises:
-        Refused: `decode_failed`: the data is not what the transfer syntax says. `truncated`: its end is missing.
-            A JPEG or JPEG-LS that is cut and closed again with an end marker is not seen here.
+        Refused: `decode_failed`: the data is not what the transfer syntax says, or is damaged where that can be seen
+            (a flipped bit in the samples of a JPEG cannot). `truncated`: its end is missing.
     """
     try:
         if syntax in JPEG_2000_SYNTAXES:
@@ -138,23 +141,47 @@ def _read_jpeg(data: bytes, *, wanted_ls: bool) -> Codestream:
         raise Refused(Reason.TRUNCATED, "the codestream has no end")
     precision, rows, columns, components = struct.unpack(">BHHB", content)
     coding = "jpeg-ls" if wanted_ls else "jpeg-lossless" if marker == _SOF_LOSSLESS else "jpeg"
+    if coding == "jpeg-lossless":
+        _check_scan(data, position + length)
     return Codestream(coding, rows, columns, precision, components, None, restarts)
+
+
+def _check_scan(data: bytes, start: int) -> None:
+    # Decoders go on over a damaged scan and return a wrong picture. Within the one scan of a lossless JPEG of one
+    # component 0xFF is followed by 0, by a restart or by more of its kind; 2 ms for 7 MB.
+    scan = np.frombuffer(data, dtype=np.uint8)[start:]
+    after = scan[np.flatnonzero(scan[:-1] == 0xFF) + 1]
+    strange = after[(after != 0) & (after != 0xFF) & ((after < 0xD0) | (after > 0xD7))]
+    if len(strange) != 1 or strange[0] != 0xD9:
+        raise Refused(Reason.DECODE_FAILED, "the JPEG scan is damaged")
 
 
 def _read_jpeg_2000(data: bytes) -> Codestream:
     start = _start_of_jp2(data) if data[:12] == _JP2_SIGNATURE else 0
     if _two(data, start) != _SOC or _two(data, start + 2) != _SIZ:
         raise Refused(Reason.DECODE_FAILED, "the data does not start like JPEG 2000")
-    right, bottom, left, top, tile_columns, tile_rows = struct.unpack_from(">6L", data, start + 8)
+    right, bottom, left, top, *tiles = struct.unpack_from(">8L", data, start + 8)
     components, depth, across, down = struct.unpack_from(">HBBB", data, start + 40)
     if components == 1 and (across, down) != (1, 1):
         raise Refused(Reason.DECODE_FAILED, "the JPEG 2000 codestream is subsampled")
-    if right <= left or bottom <= top or not tile_columns or not tile_rows:
+    if right <= left or bottom <= top:
         raise Refused(Reason.DECODE_FAILED, "the JPEG 2000 codestream has no size")
+    _check_tiles((right, bottom, left, top), tiles)
     _walk_tile_parts(data, start + 2)
     # Bit 14 of Rsiz announces part 15 of the standard, the high-throughput block coder.
     coding = "htj2k" if _two(data, start + 6) & 0x4000 else "jpeg-2000"
     return Codestream(coding, bottom - top, right - left, (depth & 0x7F) + 1, components, bool(depth & 0x80))
+
+
+def _check_tiles(image: tuple[int, int, int, int], tiles: list[int]) -> None:
+    # T.800 B.3. OpenJPH never returns from a picture whose first tile begins beyond it (found by the fuzz test).
+    right, bottom, left, top = image
+    width, height, tile_left, tile_top = tiles
+    if not (tile_left <= left < tile_left + width and tile_top <= top < tile_top + height):
+        raise Refused(Reason.DECODE_FAILED, "the tiles of the JPEG 2000 codestream do not cover its picture")
+    across, down = -(-(right - tile_left) // width), -(-(bottom - tile_top) // height)
+    if across * down > _MOST_TILES:
+        raise Refused(Reason.DECODE_FAILED, f"the JPEG 2000 codestream has {across * down} tiles")
 
 
 def _start_of_jp2(data: bytes) -> int:

@@ -136,8 +136,11 @@ class FrameReader:
         Raises:
             Refused: `bad_header`: a table or window cannot be read.
         """
-        # Slices nearly always share one window: one table is kept, made again only for frames that have their own.
-        key = index if has_own_display(self.dataset, index) else _SHARED
+        try:
+            # Slices nearly always share one window: one table is kept, made again for frames that have their own.
+            key = index if has_own_display(self.dataset, index) else _SHARED
+        except PARSE_ERRORS as error:
+            raise Refused(Reason.BAD_HEADER, "the functional groups of the frames cannot be read") from error
         if key not in self._tables:
             self._tables.clear()
             # Index -1 of an array is its last element, so with 0 first, signed values are their own positions.
@@ -166,7 +169,7 @@ class FrameReader:
         found = read_codestream(data, self.syntax)
         if found is not None:
             self._check_codestream(found)
-        return decoders.decode_frame(data, self.syntax, self._options()), found
+        return decoders.decode_frame(data, self.syntax, self._options() | {"codestream": found}), found
 
     def _check_codestream(self, found: Codestream) -> None:
         # A precision that is not BitsStored is normal: most encoders code the whole container of 16 bits, some fewer
