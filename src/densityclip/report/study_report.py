@@ -7,8 +7,10 @@ from typing import Any
 
 import polars as pl
 
+from densityclip.density import WORDING
 from densityclip.evaluation.figures import training_figure
 from densityclip.evaluation.metrics import METRICS
+from densityclip.report.audit_report import lay_out
 from densityclip.report.counts import blocks
 from densityclip.report.pictures import Picture, confusion_pictures, dot_picture, roc_pictures
 from densityclip.report.published import PUBLISHED
@@ -84,7 +86,8 @@ def write_study_report(
         rocs=roc_pictures(levels["image"]),
         training=training_picture(trainings),
         sheets=[(sheet, data_uri(sheet.png, "png")) for sheet in sheets],
-        cohorts=[(name, blocks(_details_last(audit))) for name, audit in audits.items()],
+        cohorts=[(name, lay_out(audit)) for name, audit in audits.items()],
+        categories=tuple(WORDING.items()),
         left_out=metrics.get("refused", {}),
         published=PUBLISHED,
         bootstrap=metrics.get("bootstrap", {}),
@@ -105,11 +108,6 @@ def training_picture(trainings: Mapping[str, pl.DataFrame]) -> Picture | None:
         "Faint lines are the values of single steps, strong lines their running mean.",
         "Training curves of " + ", ".join(drawn),
     )
-
-
-def _details_last(audit: Mapping[str, Any]) -> dict[str, Any]:
-    """Totals, classes and exclusions first; the long counts of every column behind them."""
-    return {k: v for k, v in audit.items() if k != "counts"} | {k: v for k, v in audit.items() if k == "counts"}
 
 
 def _arm_notes(study: Mapping[str, Any], arms: Sequence[str]) -> list[tuple[str, str]]:
