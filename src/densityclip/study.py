@@ -23,7 +23,7 @@ from densityclip.datasets.splits import DEFAULT_SHARES
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
-from densityclip.study_file import Generate, Study
+from densityclip.study_file import Cohort, Generate, Study
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -90,7 +90,7 @@ class StudyRun:
             source, table = exams / "dicom", exams / "labels.csv"
         assert source is not None
         if cohort.generate is None:
-            request = [request, _listing(source), _listing(table) if table is not None else None]
+            request = [request, _listing(source), [_listing(path) for path in _tables(cohort)]]
         path = folder / steps.INDEX
 
         def run(report: Callable[[int, int], None]) -> None:
@@ -362,6 +362,15 @@ def _listing(source: Path) -> str:
     return hash_json(
         [[path.relative_to(source).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     )
+
+
+def _tables(cohort: Cohort) -> list[Path]:
+    """The tables that a cohort is read from, where they do not lie in its source; EMBED has a second one beside."""
+    if cohort.table is None:
+        return []
+    if "label_map" in DATASETS[cohort.dataset].options or not cohort.table.is_file():
+        return [cohort.table]
+    return sorted(path for path in cohort.table.parent.iterdir() if path.suffix in (".csv", ".parquet"))
 
 
 def _ignore(_: Any) -> None:

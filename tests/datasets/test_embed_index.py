@@ -74,7 +74,7 @@ def test_notes_count_findings_conflicts_and_what_the_release_lacks(archive) -> N
     notes = " ".join(candidates(Request(source=archive)).notes)
     assert "8 findings of 6 exams were read" in notes
     assert "The findings of 1 exam differ in density" in notes
-    assert "1 exam of the image table have no row" in notes
+    assert "1 exam of the image table without a row" in notes
     assert "1 tomosynthesis volume;" in notes
 
 

@@ -107,5 +107,6 @@ def test_a_missing_table_or_image_folder_is_said_with_what_is_there(tmp_path) ->
 
 
 def test_the_image_folder_itself_may_be_given_as_source(archive) -> None:
-    rows = candidates(Request(source=archive / "train_images", table=archive / "train.csv")).rows
-    assert rows["path"].equals(candidates(Request(source=archive)).rows["path"])
+    there = candidates(Request(source=archive)).rows["path"]
+    for table in (None, archive, archive / "train.csv"):
+        assert candidates(Request(source=archive / "train_images", table=table)).rows["path"].equals(there)

@@ -1,5 +1,6 @@
 """Each public dataset's layout, with generated images in it, through index, split and prepare by the real commands."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from dataset_layouts import LAYOUTS, restamp
+from dataset_layouts import LAYOUTS, edit, restamp
 from densityclip.artifacts import read_json, read_table
 from densityclip.cli import app
 from densityclip.datasets.licence import restricted_by
 from densityclip.phantom.generate import generate
+from densityclip.study import StudyRun
+from densityclip.study_file import parse_study
 
 SIZE = 160
 # Images indexed, images left out, patients: by hand from the layouts.
@@ -24,6 +28,15 @@ COUNTS = {
     "cbis-ddsm": (25, 1, 7),
     "inbreast": (28, 0, 6),
 }
+STUDY = """
+name: any
+title: Any
+cohorts: {}
+foundation: {small_seed: 1}
+arms: {one: {modalities: [DM]}, two: {modalities: [DM, s2D]}}
+primary: {cohort: hanoi, contrast: [two, one]}
+explain: {arms: [two]}
+"""
 SAID = {
     "rsna": "A patient is one exam",
     "vindr": "no patient id",
@@ -101,3 +114,32 @@ def test_the_audit_tells_what_a_person_must_know_of_the_dataset(archive, tmp_pat
     assert SAID[name] in told
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert SAID[name] in page
+
+
+def test_a_study_indexes_any_dataset_and_sees_when_its_tables_change(write, tmp_path) -> None:
+    for name in ("embed", "vindr"):
+        LAYOUTS[name](tmp_path / name, write)
+    (tmp_path / "embed/tables").rename(tmp_path / "tables")
+    table = tmp_path / "tables/EMBED_OpenData_metadata.csv"
+    content = yaml.safe_load(STUDY)
+    content["cohorts"] = {
+        "emory": {"role": "internal", "dataset": "embed", "source": str(tmp_path / "embed"), "table": str(table)},
+        "hanoi": {"role": "external", "dataset": "vindr", "source": str(tmp_path / "vindr"), "institution": "Hanoi"},
+    }
+    steps: list[str] = []
+
+    @contextlib.contextmanager
+    def progress(name: str):
+        steps.append(name)
+        yield lambda done, total: None
+
+    study = StudyRun(parse_study(content, "study"), tmp_path / "run", workers=1, progress=progress)
+    indexes = {name: read_table(study._cohort(name), "index") for name in ("emory", "hanoi")}
+    assert {name: index.height for name, index in indexes.items()} == {"emory": 48, "hanoi": 24}
+    assert set(indexes["hanoi"]["institution"]) == {"Hanoi"}
+    assert set(indexes["hanoi"]["site"]) == {"VinDr-Mammo"}
+    study._cohort("emory")
+    assert steps == ["index emory", "index hanoi"]
+    edit(tmp_path / "tables/EMBED_OpenData_clinical.csv", ",1.0,", ",2.0,")
+    study._cohort("emory")
+    assert steps == ["index emory", "index hanoi", "index emory"]

@@ -194,7 +194,7 @@ def _notes(rows: pl.DataFrame) -> list[str]:
     notes = blank_note(rows.filter(~(pl.col("_male").fill_null(value=False) | pl.col("_man"))))
     unknown = rows.filter(pl.col("_known").is_null())["exam_id"].n_unique()
     if unknown:
-        notes.append(f"{counted(unknown, 'exam', 'exams')} of the image table have no row in the clinical table.")
+        notes.append(f"{counted(unknown, 'exam', 'exams')} of the image table without a row in the clinical table.")
     odd = rows.filter(pl.col("modality").is_null() & ~pl.col("_kind").str.to_lowercase().str.starts_with("roi"))
     for word, number in _numbers(odd, "_kind").items():
         notes.append(f"{counted(number, 'image', 'images')} of kind {word}: what they are is left to their headers.")

@@ -15,7 +15,7 @@ _READ_NEXT = "docs/datasets.md says what each archive holds; to plan without ima
 
 
 def find_table(request: Request, names: Sequence[str], places: Sequence[str] = ()) -> Path:
-    """A dataset's table: the one that was given, or the first of its names under the source.
+    """A dataset's table: the one that was given, or the first of its names under the source, or beside it.
 
     Args:
         request: What was asked for; its table may be a file, or a folder that holds the table.
@@ -32,7 +32,8 @@ def find_table(request: Request, names: Sequence[str], places: Sequence[str] = (
     top = request.table or request.source
     if not top.is_dir():
         raise UserError(f"{top} does not exist", "give the folder of the archive")
-    found = (top / place / name for name in names for place in ("", *places))
+    tops = [top] if request.table else [top, top.resolve().parent]
+    found = (folder / place / name for folder in tops for name in names for place in ("", *places))
     path = next((path for path in found if path.is_file()), None)
     if path is None:
         raise UserError(
