@@ -1,55 +1,188 @@
-"""Stable codes for every reason why an image, exam or request is refused. The one list."""
+"""Stable codes for every reason why an image, exam or request is refused. The one list.
 
+`python -m densityclip.reasons > docs/reasons.md` writes the documents' table of them.
+"""
+
+import sys
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why something was refused. The value is the stable code that stands in tables; `sentence` says it in words."""
+    """Why something was refused.
+
+    The value is the stable code that stands in tables; `sentence` says it in words, and `remedy` what a person can do.
+    """
 
     sentence: str
+    remedy: str
 
-    def __new__(cls, code: str, sentence: str) -> "Reason":
-        """Attach the sentence to the code."""
+    def __new__(cls, code: str, sentence: str, remedy: str) -> "Reason":
+        """Attach the words to the code."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.sentence = sentence
+        member.remedy = remedy
         return member
 
     # The file as such.
-    UNREADABLE = "unreadable", "The file cannot be read as DICOM or as an image."
-    EMPTY_FILE = "empty_file", "The file is empty."
-    MISSING_FILE = "missing_file", "The table names a file that does not exist."
-    UNREADABLE_FOLDER = "unreadable_folder", "The folder cannot be opened."
-    DUPLICATE = "duplicate", "Another file with the same SOP Instance UID was read first."
+    UNREADABLE = (
+        "unreadable",
+        "The file cannot be read as DICOM or as an image.",
+        "If another viewer opens it, export it again as DICOM.",
+    )
+    EMPTY_FILE = (
+        "empty_file",
+        "The file is empty.",
+        "Copy or export it again.",
+    )
+    MISSING_FILE = (
+        "missing_file",
+        "The table names a file that does not exist.",
+        "Finish the copy, or correct the table's paths; `--no-files` plans without images.",
+    )
+    UNREADABLE_FOLDER = (
+        "unreadable_folder",
+        "The folder cannot be opened.",
+        "Allow yourself to read it, and index again.",
+    )
+    DUPLICATE = (
+        "duplicate",
+        "An image with the same id (SOP Instance UID, where there is one) was read before it.",
+        "Nothing: the first one is used.",
+    )
     # What kind of object it is.
-    NOT_MAMMOGRAPHY = "not_mammography", "The object is not a mammogram."
-    STRUCTURED_REPORT = "structured_report", "The object is a report, not an image; a density in it was read."
-    PROPRIETARY = "proprietary", "The tomosynthesis is in a proprietary container; export it as Breast Tomosynthesis."
-    FOR_PROCESSING = "for_processing", "The image is For Processing (raw); the model knows For Presentation."
-    PROJECTION = "projection", "The object holds tomosynthesis projections, not slices."
-    SPECIAL_ACQUISITION = "special_acquisition", "A contrast, stereo, scout or biopsy image is no screening view."
-    UNKNOWN_MODALITY = "unknown_modality", "Header and table do not say whether this is DM, s2D or DBT."
+    NOT_MAMMOGRAPHY = (
+        "not_mammography",
+        "The object is not a mammogram.",
+        "If a stripped header hides a mammogram, say so in a table: `--dataset table`, column `modality`.",
+    )
+    STRUCTURED_REPORT = (
+        "structured_report",
+        "The object is a report, not an image; a density in it was read.",
+        "Nothing: it is no image.",
+    )
+    PROPRIETARY = (
+        "proprietary",
+        "The tomosynthesis is in a proprietary container.",
+        "Export the volume as Breast Tomosynthesis Image.",
+    )
+    FOR_PROCESSING = (
+        "for_processing",
+        "The image is For Processing (raw); the model knows For Presentation.",
+        "Send the For Presentation image of the same view.",
+    )
+    PROJECTION = (
+        "projection",
+        "The object holds tomosynthesis projections, not slices.",
+        "Use the reconstructed slices, or the synthesized image.",
+    )
+    SPECIAL_ACQUISITION = (
+        "special_acquisition",
+        "A contrast, stereo, scout or biopsy image is no screening view.",
+        "Nothing.",
+    )
+    UNKNOWN_MODALITY = (
+        "unknown_modality",
+        "Header and table do not say whether this is DM, s2D or DBT.",
+        "State it in a table: column `modality`, DM, s2D or DBT.",
+    )
     # Whether it is a standard screening view.
-    NONSTANDARD_VIEW = "nonstandard_view", "The view is neither CC nor MLO."
-    UNKNOWN_VIEW = "unknown_view", "The view is not stated."
-    UNKNOWN_LATERALITY = "unknown_laterality", "The side is not stated."
-    CONFLICTING_LATERALITY = "conflicting_laterality", "The header states both sides."
-    MAGNIFICATION = "magnification", "A magnification, spot or tangential view is no screening view."
-    PARTIAL_VIEW = "partial_view", "The image shows a part of the breast only (a mosaic of a large breast)."
-    SPECIMEN = "specimen", "The image shows a specimen."
-    IMPLANT = "implant", "An implant is in view."
-    MALE = "male", "The patient is male; BI-RADS density is defined for screening of women."
+    NONSTANDARD_VIEW = (
+        "nonstandard_view",
+        "The view is neither CC nor MLO.",
+        "Nothing: the exam's CC and MLO views are used.",
+    )
+    UNKNOWN_VIEW = (
+        "unknown_view",
+        "The view is not stated.",
+        "State it in a table: column `view`, CC or MLO.",
+    )
+    UNKNOWN_LATERALITY = (
+        "unknown_laterality",
+        "The side is not stated.",
+        "State it in a table: column `laterality`, L or R.",
+    )
+    CONFLICTING_LATERALITY = (
+        "conflicting_laterality",
+        "The header states both sides.",
+        "Look at the image, and state the side in a table: column `laterality`.",
+    )
+    MAGNIFICATION = (
+        "magnification",
+        "A magnification, spot or tangential view is no screening view.",
+        "Nothing: the exam's standard views are used.",
+    )
+    PARTIAL_VIEW = (
+        "partial_view",
+        "The image shows a part of the breast only (a mosaic of a large breast).",
+        "Nothing: a part does not show how dense the whole is.",
+    )
+    SPECIMEN = (
+        "specimen",
+        "The image shows a specimen.",
+        "Nothing.",
+    )
+    IMPLANT = (
+        "implant",
+        "An implant is in view.",
+        "Use the views with the implant displaced, where there are any.",
+    )
+    MALE = (
+        "male",
+        "The patient is male; BI-RADS density is defined for screening of women.",
+        "Nothing.",
+    )
     # Whether its pixels can be trusted.
-    NO_PIXELS = "no_pixels", "The object has no pixel data."
-    BAD_HEADER = "bad_header", "An attribute that the pixels need is missing or impossible."
-    DECODE_FAILED = "decode_failed", "The pixel data cannot be decoded."
-    TRUNCATED = "truncated", "The pixel data is shorter than the header promises."
-    TOO_LARGE = "too_large", "The image would decode to more than the limit."
-    TOO_SMALL = "too_small", "The image is too small to show a breast."
-    CONSTANT = "constant", "Every pixel has the same value."
-    NO_BREAST = "no_breast", "No breast was found in the image."
-    TIMEOUT = "timeout", "The image took longer than the time limit."
-    CRASHED = "crashed", "Reading the file crashed."
+    NO_PIXELS = (
+        "no_pixels",
+        "The object has no pixel data.",
+        "Export it again: only its header was saved.",
+    )
+    BAD_HEADER = (
+        "bad_header",
+        "An attribute that the pixels need is missing or impossible.",
+        "Export it again from its source; the detail names the attribute.",
+    )
+    DECODE_FAILED = (
+        "decode_failed",
+        "The pixel data cannot be decoded.",
+        "Export it again uncompressed; the detail names the kind of compression or error.",
+    )
+    TRUNCATED = (
+        "truncated",
+        "The pixel data is shorter than the header promises.",
+        "Copy it again: it was cut short on its way.",
+    )
+    TOO_LARGE = (
+        "too_large",
+        "The image would decode to more than the limit.",
+        "Check the header's Rows, Columns and NumberOfFrames; a picture has to be made smaller.",
+    )
+    TOO_SMALL = (
+        "too_small",
+        "The image is too small to show a breast.",
+        "Use the original, not a thumbnail.",
+    )
+    CONSTANT = (
+        "constant",
+        "Every pixel has the same value.",
+        "Nothing, if the exposure failed; else export it again.",
+    )
+    NO_BREAST = (
+        "no_breast",
+        "No breast was found in the image.",
+        "Look at it: test patterns and empty exposures belong here, breasts do not.",
+    )
+    TIMEOUT = (
+        "timeout",
+        "The image took longer than the time limit.",
+        "Allow more with `--timeout`, or run fewer `--workers`.",
+    )
+    CRASHED = (
+        "crashed",
+        "Reading the file crashed.",
+        "Leave it out, or convert it to an uncompressed syntax with another tool.",
+    )
 
 
 class Refused(Exception):
@@ -68,3 +201,26 @@ class Refused(Exception):
     def __reduce__(self) -> tuple[type["Refused"], tuple[Reason, str]]:
         # Exceptions are pickled by their message alone; one that comes back from a worker must be whole.
         return type(self), (self.reason, self.detail)
+
+
+def as_page() -> str:
+    """The list as a page of the documents, in Markdown."""
+    lines = [
+        "# Why an image is left out",
+        "",
+        "Every image that is found ends in the index, or in `excluded.parquet` with one of these codes in the column",
+        "`reason` and the fact about this image in `detail`. What cannot be prepared is in the cache's",
+        "`refused.parquet` with the same codes, and predictions of refused images carry them. A code never changes its",
+        "meaning.",
+        "",
+        "| code | meaning | what you can do |",
+        "|---|---|---|",
+        *(f"| `{reason.value}` | {reason.sentence} | {reason.remedy} |" for reason in Reason),
+        "",
+        "Written by `python -m densityclip.reasons`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_page())

@@ -260,6 +260,7 @@ def _excluded(left_out: pl.LazyFrame) -> list[dict[str, Any]]:
         {
             "reason": reason,
             "sentence": known[reason].sentence if reason in known else reason,
+            "remedy": known[reason].remedy if reason in known else "",
             "images": number,
         }
         | {f"by_{name}": table[reason] for name, table in by.items() if table}

@@ -26,6 +26,8 @@ DEFAULT_SHARES: Mapping[str, float] = {
     Part.TEST.value: 0.2,
 }
 NEEDED = ("patient_id", "density", "modality", "site", "institution")
+# The words by which the readers of datasets say that patients are studies.
+_NO_PATIENT_ID = "no patient id"
 _KINDS = (*MODALITIES, Modality.UNKNOWN.value)
 # How much a patient too many counts in each kind of stratum: labels before modalities and sites, these before pairs.
 _WEIGHTS = {"density": 4.0, "modality": 2.0, "site": 2.0, "density and modality": 1.0, "density and site": 1.0}
@@ -168,9 +170,32 @@ def same_institution(cohorts: Mapping[str, pl.DataFrame]) -> list[SameInstitutio
     ]
 
 
-def cohorts_of_no_institution(cohorts: Mapping[str, pl.DataFrame]) -> list[str]:
-    """Cohorts of which no image names an institution: whether they share one cannot be known."""
-    return [name for name in sorted(cohorts) if not cohorts[name]["institution"].drop_nulls().len()]
+def split_notes(
+    cohorts: Mapping[str, pl.DataFrame], *, external: Collection[str], index_notes: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """What a reader of a split must know of its cohorts, in sentences.
+
+    Args:
+        cohorts: Name of each cohort and its index; the column `institution` is read.
+        external: Cohorts that are only scored.
+        index_notes: By cohort, the notes of its index; of a source without patient ids, one says so.
+    """
+    notes = [
+        f"{cohort}: grouped by study: no patient id. {note}"
+        for cohort in sorted(cohorts)
+        for note in index_notes.get(cohort, ())
+        if _NO_PATIENT_ID in note.casefold()
+    ]
+    for pair in same_institution(cohorts):
+        scored = [name for name in (pair.first, pair.second) if name in external]
+        tail = f" {' and '.join(scored)} stays scored, but is no external test." if len(scored) == 1 else ""
+        notes.append(f"{pair.sentence}.{tail}")
+    unknown = [name for name in sorted(cohorts) if not cohorts[name]["institution"].drop_nulls().len()]
+    if unknown and len(cohorts) > 1:
+        notes.append(
+            f"{', '.join(unknown)}: no institution is stated, so whether another cohort is of the same is not known."
+        )
+    return notes
 
 
 def _checked_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
