@@ -60,6 +60,8 @@ def find_breast(image: Picture | NDArray[np.float32]) -> Breast:
         raise Refused(Reason.TOO_SMALL, f"{rows} x {columns} pixels")
     small, factor = sampled(picture, _WORKING_SIDE)
     inner = _within_frame(small)
+    if 0 in small[inner].shape:
+        raise Refused(Reason.NO_BREAST, "the whole image is a bright frame")
     mask = np.zeros(small.shape, dtype=bool)
     mask[inner] = _breast_mask(small[inner])
     _check_is_breast(mask[inner])
