@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-from dataset_layouts import edit, lay_out_inbreast, no_file, write_header
 
+from dataset_layouts import edit, lay_out_inbreast, no_file, write_header
 from densityclip.datasets.contract import Request, collect
 from densityclip.datasets.inbreast import candidates
 from densityclip.errors import UserError
@@ -53,7 +53,7 @@ def test_without_files_nobody_is_joined_to_anybody(tmp_path) -> None:
     request = Request(source=tmp_path / "not copied yet", table=table, no_files=True)
     rows = collect(candidates(request)).index
     assert rows["patient_id"].n_unique() == rows.height == 28
-    assert any("patients of their own" in note for note in candidates(request).notes)
+    assert any("a patient of its own" in note for note in candidates(request).notes)
     with pytest.raises(UserError, match=r"none of the 28 images"):
         candidates(Request(source=tmp_path))
 

@@ -85,6 +85,13 @@ def test_letters_numbers_floats_and_mapped_words_mean_the_same_categories(writte
     assert density_parser({"F": "A", "2=B": "B"})(written) == meant
 
 
+def test_floats_of_a_csv_are_written_like_those_of_a_parquet(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("id,share,name,uid\n17.0,0.5,v2.0,1.2.0\n-3.00,0.50,1.0,0.0\n")
+    read = read_rows(tmp_path / "t.csv").table
+    assert read.rows() == [("17", "0.5", "v2.0", "1.2.0"), ("-3", "0.50", "1", "0")]
+    assert density_parser({"2.0": "D"})("2") == "D"
+
+
 def test_a_mapped_word_goes_before_what_it_would_mean() -> None:
     assert density_parser({"1": "D"})("1") == "D"
     with pytest.raises(UserError, match="--label-map leads to E"):

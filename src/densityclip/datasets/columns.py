@@ -1,6 +1,7 @@
 """Tables from outside, CSV or Parquet, to columns of known meaning; what does not fit is named by line and column."""
 
 import codecs
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -18,6 +19,7 @@ _TRUE, _FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTES_AT_ONCE = 1 << 20
 _SHOWN = 30
+_WHOLE_FLOAT = r"^(-?\d+)\.0+$"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +28,7 @@ class Rows:
 
     Attributes:
         name: File name, for messages.
-        table: Every column text; blanks (also `nan`, `none`, `null`) are null.
+        table: Every column text; blanks (also `nan`, `none`, `null`) are null, whole numbers are written without `.0`.
         unit: What a row is called in messages, `line` of a CSV or `row` of a Parquet file.
         first: Number of the first row in that count.
         columns: All columns that the file has, also those that were not read.
@@ -127,13 +129,13 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
         names = _checked_names(file.collect_schema().names(), path)
         wanted = [name for name, ours in names.items() if columns is None or ours in columns]
         # A table with none of them has rows all the same.
-        table = file.select(wanted or [*names][:1]).collect().rename(names, strict=False)
+        table = _as_text(file.select(wanted or [*names][:1])).collect().rename(names, strict=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path} is not a readable CSV or Parquet table", "give a table with a header row") from error
     if not table.height:
         raise UserError(f"the table {path} has no rows", "give a table with one row per image, breast or exam")
     unit, first = ("row", 1) if parquet else ("line", 2)
-    return Rows(path.name, _as_text(table), unit, first, tuple(names.values()))
+    return Rows(path.name, table, unit, first, tuple(names.values()))
 
 
 def _checked_names(written: Sequence[str], path: Path) -> dict[str, str]:
@@ -178,16 +180,11 @@ def _encoding(path: Path) -> str:
     return "windows-1252" if escaped else "utf-8"
 
 
-def _as_text(table: pl.DataFrame) -> pl.DataFrame:
-    cells = [
-        pl.col(name).cast(pl.String).str.replace(r"^(-?\d+)\.0+$", "$1")
-        if dtype.is_float()
-        else pl.col(name).cast(pl.String)
-        for name, dtype in table.schema.items()
-    ]
-    stripped = table.select(cells).with_columns(pl.all().str.strip_chars())
+def _as_text(table: pl.LazyFrame) -> pl.LazyFrame:
+    # pandas writes whole numbers with a blank among them as floats: an id of 17.0 in one table is 17 in the other.
+    cells = pl.all().cast(pl.String).str.strip_chars().str.replace(_WHOLE_FLOAT, "$1")
     blank = pl.all().str.to_lowercase().is_in(_BLANKS)
-    return stripped.with_columns(pl.when(~blank).then(pl.all()))
+    return table.select(cells).with_columns(pl.when(~blank).then(pl.all()))
 
 
 def density_parser(label_map: Mapping[str, str] | None = None) -> Callable[[str], str | None]:
@@ -199,7 +196,7 @@ def density_parser(label_map: Mapping[str, str] | None = None) -> Callable[[str]
     Raises:
         UserError: The map leads to something else.
     """
-    words = dict(label_map or {})
+    words = {re.sub(_WHOLE_FLOAT, r"\1", word): meaning for word, meaning in (label_map or {}).items()}
     unknown = sorted(set(words.values()) - set(CATEGORIES))
     if unknown:
         raise UserError(f"--label-map leads to {', '.join(unknown)}", f"map to {', '.join(CATEGORIES)}")

@@ -129,7 +129,7 @@ def _exams(findings: Rows) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _density_or_male(text: str) -> str | None:
-    return _MALE if text.removesuffix(".0") == "5" else density_parser()(text)
+    return _MALE if text == "5" else density_parser()(text)
 
 
 def _images(images: Rows, table: Path, request: Request) -> pl.DataFrame:

@@ -107,8 +107,8 @@ def _with_patients(images: pl.DataFrame, request: Request) -> tuple[pl.DataFrame
     notes = ["The table's patient ids are removed: patients are the pseudonyms in the files' names."]
     if alone:
         notes.append(
-            f"{counted(alone, 'image', 'images')} without a file, whose patient is therefore not known, count as "
-            "patients of their own."
+            f"{counted(alone, 'image', 'images')} without a file: no patient id is known, so each counts as a patient "
+            "of its own."
         )
     return rows, notes
 

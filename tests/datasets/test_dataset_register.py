@@ -1,10 +1,13 @@
-"""The licence of a dataset travels with what is made of it."""
+"""What a dataset's makers and licence mean for what is made of it: who is who, and what may be passed on."""
 
 import pytest
 
+from dataset_layouts import LAYOUTS, no_file
 from densityclip.artifacts import write_json
+from densityclip.datasets.contract import Request, collect
 from densityclip.datasets.licence import carry_licence, restricted_by
 from densityclip.datasets.registry import DATASETS, dataset_named
+from densityclip.datasets.splits import same_institution
 from densityclip.errors import UserError
 from densityclip.study_file import Cohort
 
@@ -48,3 +51,11 @@ def test_a_cohort_names_a_dataset_that_there_is_and_settings_that_it_has(tmp_pat
         Cohort(role="internal", source=tmp_path, **settings)
     with pytest.raises(UserError, match="--dataset embet is unknown"):
         dataset_named("embet")
+
+
+def test_embed_and_rsna_are_one_institution_and_the_others_are_external_to_both(tmp_path) -> None:
+    indexes = {}
+    for name, lay_out in LAYOUTS.items():
+        request = Request(source=lay_out(tmp_path / name, no_file), no_files=True)
+        indexes[name] = collect(DATASETS[name].reader()(request)).index
+    assert [(pair.first, pair.second) for pair in same_institution(indexes)] == [("embed", "rsna")]
