@@ -193,12 +193,18 @@ def conform(table: pl.DataFrame, kind: str) -> pl.DataFrame:
     )
 
 
-def write_table(table: pl.DataFrame, path: Path, kind: str) -> None:
-    """Write a table of a kind (`index excluded splits predictions`) as Parquet, with its schema version inside."""
+def write_table(table: pl.DataFrame | pl.LazyFrame, path: Path, kind: str) -> None:
+    """Write a table of a kind (`index excluded splits predictions`) as Parquet, with its schema version inside.
+
+    A query with the columns of its kind is written piece by piece as it runs.
+    """
+    metadata = {"densityclip_kind": kind, "schema_version": str(SCHEMA_VERSION)}
     with atomic_path(path) as temporary:
-        conform(table, kind).write_parquet(
-            temporary, metadata={"densityclip_kind": kind, "schema_version": str(SCHEMA_VERSION)}
-        )
+        if isinstance(table, pl.LazyFrame):
+            columns = [pl.col(name).cast(dtype) for name, dtype in SCHEMAS[kind].items()]
+            table.select(columns).sink_parquet(temporary, metadata=metadata, engine="streaming")
+        else:
+            conform(table, kind).write_parquet(temporary, metadata=metadata)
 
 
 def read_table(path: Path, kind: str) -> pl.DataFrame:

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 
-from densityclip.artifacts import EXCLUDED, hash_file, hash_table, write_json, write_manifest, write_table
+from densityclip.artifacts import EXCLUDED, hash_file, hash_table, read_table, write_json, write_manifest, write_table
 from densityclip.datasets.audit import audit
 from densityclip.datasets.exclusion import leave_out as leave_out
 from densityclip.datasets.headers import SEEN, HeaderRules, look_at
@@ -106,8 +106,8 @@ def collect(
     """
     slices = list(look_at(candidates.rows, candidates.rules, workers=workers, progress=progress))
     seen = pl.concat(slices) if slices else pl.DataFrame(schema=SEEN)
-    index, excluded, counted = settle(seen, candidates.labels)
-    return IndexResult(index=index, excluded=excluded, notes=(*candidates.notes, *counted))
+    index, excluded, counted = settle(seen.lazy(), candidates.labels)
+    return IndexResult(index=index.collect(), excluded=excluded.collect(), notes=(*candidates.notes, *counted))
 
 
 def write_index(
@@ -143,38 +143,43 @@ def write_index(
     parts.keep(look_at(candidates.rows, candidates.rules, first=parts.done, workers=workers, progress=progress))
     index, excluded, counted = settle(parts.read(), candidates.labels)
     notes = (*candidates.notes, *counted)
-    write_table(index, out / "index.parquet", "index")
-    write_table(excluded, out / "excluded.parquet", "excluded")
-    content = audit(out / "index.parquet", out / "excluded.parquet", notes=notes)
+    paths = {name: out / f"{name}.parquet" for name in ("index", "excluded")}
+    write_table(index, paths["index"], "index")
+    write_table(excluded, paths["excluded"], "excluded")
+    content = audit(paths["index"], paths["excluded"], notes=notes)
     write_json(out / "audit.json", content)
-    counts = {"images": index.height + excluded.height, "indexed": index.height, "excluded": excluded.height}
     inputs = {name: hash_file(path) for name, path in candidates.tables.items()}
+    (rows, index_hash), (rows_out, excluded_hash) = (_content(path, name) for name, path in paths.items())
     write_manifest(
         out / "index.manifest.json",
         step="index",
         config=config,
-        inputs=inputs | {"index": hash_table(index), "excluded": hash_table(excluded)},
-        counts=counts,
+        inputs=inputs | {"index": index_hash, "excluded": excluded_hash},
+        counts={"images": rows + rows_out, "indexed": rows, "excluded": rows_out},
         notes=notes,
     )
     parts.remove()
-    refuse_if_empty(index.height, excluded, candidates.tables)
-    return index.height, excluded.height, content
+    if not rows:
+        refuse_empty(read_table(paths["excluded"], "excluded"), candidates.tables)
+    return rows, rows_out, content
 
 
-def refuse_if_empty(indexed: int, excluded: pl.DataFrame, tables: Mapping[str, Path]) -> None:
-    """Say why, if nothing was indexed.
+def _content(path: Path, kind: str) -> tuple[int, str]:
+    """Number of rows of a table, and the hash of its content."""
+    table = read_table(path, kind)
+    return table.height, hash_table(table)
+
+
+def refuse_empty(excluded: pl.DataFrame, tables: Mapping[str, Path]) -> NoReturn:
+    """Say why nothing was indexed.
 
     Args:
-        indexed: Number of images in the index.
         excluded: Schema `excluded`.
         tables: The dataset's tables; without any, a folder of files was read.
 
     Raises:
-        UserError: Everything was excluded; the message counts the reasons.
+        UserError: Always; the message counts the reasons.
     """
-    if indexed:
-        return
     counts = excluded.group_by("reason").len().sort("len", "reason", descending=[True, False])
     if not tables and set(counts["reason"]) <= {Reason.UNREADABLE.value, Reason.EMPTY_FILE.value}:
         kinds = Counter(Path(path).suffix.lower() or "without extension" for path in excluded["path"]).most_common(5)

@@ -95,7 +95,8 @@ def _table(paths: Iterable[str]) -> pl.DataFrame:
 def _folders(source: str, unreadable: list[str]) -> Iterator[list[str]]:
     """Paths of the files of each folder; folders that cannot be opened are added to the list."""
     seen: set[tuple[int, int]] = set()
-    waiting, linked = [source], []
+    waiting: list[str] = [source]
+    linked: list[str] = []
     while waiting or linked:
         # Folders go before links to them, so that a file has the path where it lies.
         folder = waiting.pop() if waiting else linked.pop(0)

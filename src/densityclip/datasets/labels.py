@@ -38,7 +38,7 @@ class LabelTable:
     dated: bool
     rows: pl.DataFrame
 
-    def join(self, images: pl.DataFrame) -> pl.DataFrame:
+    def join(self, images: pl.LazyFrame) -> pl.LazyFrame:
         """Images with what the table says of them, which goes before what they say themselves.
 
         A row for the image's side goes before one for both sides.
@@ -49,33 +49,28 @@ class LabelTable:
         Returns:
             The same rows and columns, and `_label`: whether any row of the table is about the image.
         """
-        keys = [KEYS[self.key], *(["study_date"] if self.dated else [])]
-        theirs = ["key", *(["study_date"] if self.dated else [])]
+        day = ["study_date"] if self.dated else []
         values = [name for name in VALUES if name in self.rows.columns]
         both = self.rows.filter(pl.col("laterality").is_null()).drop("laterality")
         sided = self.rows.filter(pl.col("laterality").is_not_null())
-        joined = images.join(
-            both.rename({name: f"{name} of both" for name in values}).with_columns(pl.lit(True).alias("_both")),
-            left_on=keys, right_on=theirs, how="left", maintain_order="left",
-        ).join(
-            sided.rename({name: f"{name} of side" for name in values}).with_columns(pl.lit(True).alias("_sided")),
-            left_on=[*keys, "laterality"], right_on=[*theirs, "laterality"], how="left", maintain_order="left",
-        )  # fmt: skip
-        said = {name: pl.coalesce(f"{name} of side", f"{name} of both") for name in values}
-        labelled = (
-            joined.with_columns(pl.coalesce(expression, name).alias(name) for name, expression in said.items())
-            if "density" not in said
-            else joined.with_columns(
-                *(pl.coalesce(expression, name).alias(name) for name, expression in said.items()),
-                *([] if "density_source" in said else [_source_of(said["density"])]),
+        joined = images
+        for rows, word, side in ((both, "both", []), (sided, "side", ["laterality"])):
+            joined = joined.join(
+                rows.lazy().with_columns(found=True).rename({name: f"{name} of {word}" for name in (*values, "found")}),
+                left_on=[KEYS[self.key], *day, *side],
+                right_on=["key", *day, *side],
+                how="left",
+                maintain_order="left",
             )
-        )
-        found = pl.coalesce("_sided", "_both").fill_null(value=False).alias("_label")
-        return labelled.with_columns(found).select(*images.columns, "_label")
-
-
-def _source_of(density: pl.Expr) -> pl.Expr:
-    return pl.when(density.is_not_null()).then(pl.lit("table")).otherwise("density_source").alias("density_source")
+        said = {name: pl.coalesce(f"{name} of side", f"{name} of both") for name in values}
+        source = said.pop("density_source", pl.lit(None, pl.String)).fill_null("table")
+        told = [pl.coalesce(expression, name).alias(name) for name, expression in said.items()]
+        if "density" in said:
+            told.append(
+                pl.when(said["density"].is_not_null()).then(source).otherwise("density_source").alias("density_source")
+            )
+        found = pl.coalesce("found of side", "found of both", pl.lit(value=False)).alias("_label")
+        return joined.with_columns(*told, found).select(*images.collect_schema().names(), "_label")
 
 
 def read_label_table(path: Path, label_map: Mapping[str, str] | None = None) -> LabelTable:

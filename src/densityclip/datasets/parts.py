@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,14 +63,9 @@ class Parts:
             part.write_parquet(temporary)
         self.done += part.height
 
-    def paths(self) -> Iterator[Path]:
-        """The parts in order."""
-        yield from sorted(self._folder.glob("*.parquet"))
-
-    def read(self) -> pl.DataFrame:
-        """All rows, in order."""
-        paths = list(self.paths())
-        return pl.read_parquet(paths) if paths else pl.DataFrame(schema=SEEN)
+    def read(self) -> pl.LazyFrame:
+        """All rows, in order, as a query over the files."""
+        return pl.scan_parquet(sorted(self._folder.glob("*.parquet")))
 
     def remove(self) -> None:
         """Drop the folder: its work is done."""

@@ -1,0 +1,145 @@
+"""How fast `index` reads headers against pydicom's bare loop, and what memory a million rows take.
+
+    python benchmarks/index.py [--quick] [--files 1500] [--rows 1000000]
+
+The bare loop is `pydicom.dcmread(path, stop_before_pixels=True)` for each file, which reads a header and keeps nothing
+of it; beside it the same with `specific_tags` of the attributes that an index needs. Each is run on the same generated
+files, warm, in turns with ours, in one process.
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pydicom
+
+from densityclip.datasets.contract import Candidates, collect, write_index
+from densityclip.datasets.headers import HeaderRules
+from index_archive import write_archive
+
+NEEDED = [
+    "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "AccessionNumber", "Modality", "Manufacturer",
+    "PresentationIntentType", "InstitutionName", "StationName", "SeriesDescription", "PatientID", "PatientBirthDate",
+    "PatientSex", "PatientAge", "DeviceSerialNumber", "ImagerPixelSpacing", "ViewPosition", "StudyInstanceUID",
+    "SeriesInstanceUID", "PatientOrientation", "Laterality", "ImageLaterality", "NumberOfFrames", "PixelSpacing",
+    "BreastImplantPresent", "ViewCodeSequence", "AnatomicRegionSequence", "SharedFunctionalGroupsSequence",
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=1500, help="files of the generated archive")
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="rows of the table whose memory is measured; 0: none"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="360 files, 100,000 rows, 3 repeats")
+    given = parser.parse_args()
+    if given.quick:
+        given.files, given.rows, given.repeats = 360, 100_000, 3
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPUs, Python {platform.python_version()}, ", end="")
+    print(f"pydicom {pydicom.__version__}, polars {pl.__version__}; medians of {given.repeats}, in turns\n")
+    with tempfile.TemporaryDirectory() as folder:
+        speed(Path(folder), given.files, given.repeats)
+        if given.rows:
+            memory(Path(folder), given.rows)
+
+
+def speed(folder: Path, files: int, repeats: int) -> None:
+    paths = write_archive(folder / "archive", files)
+    kinds = {kind: [path for path in paths if path.name.startswith(kind)] for kind in ("DM", "s2D", "DBT")}
+    print("| files | bare loop | with specific_tags | index, 1 worker | index / bare loop | index / specific_tags |")
+    print("|---|---|---|---|---|---|")
+    for name, chosen in {**kinds, "all": paths}.items():
+        rows = Candidates(rows=pl.DataFrame({"path": [str(path) for path in chosen]}), rules=RULES)
+        bare, tags, ours = in_turns(
+            [lambda c=chosen: bare_loop(c), lambda c=chosen: bare_loop(c, NEEDED), lambda r=rows: collect(r)], repeats
+        )
+        per_second = [f"{len(chosen) / seconds:,.0f} files/s" for seconds in (bare, tags, ours)]
+        print(f"| {len(chosen)} {name} | {' | '.join(per_second)} | {ours / bare:.2f} | {ours / tags:.2f} |")
+    # Long enough that starting two processes (about a second) does not decide; the same files over again.
+    many = pl.DataFrame({"path": [str(path) for path in paths] * max(1, 12_000 // len(paths))})
+    again = Candidates(rows=many.with_row_index("image_id").cast({"image_id": pl.String}), rules=RULES)
+    one, two = in_turns([lambda: collect(again), lambda: collect(again, workers=2)], max(2, repeats // 2))
+    print("\n| headers | 1 worker | 2 workers | gain |\n|---|---|---|---|")
+    print(f"| {many.height:,} | {one:.1f} s | {two:.1f} s | {one / two:.2f} x |")
+
+
+RULES = HeaderRules(pictures=False, require_view=True)
+
+
+def bare_loop(paths: list[Path], tags: list[str] | None = None) -> None:
+    for path in paths:
+        pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+
+
+def in_turns(runs: list[Callable[[], object]], repeats: int) -> list[float]:
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, seconds in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def memory(folder: Path, rows: int) -> None:
+    """Peak memory and time of each in a fresh process."""
+    print("\n| rows | what | seconds | peak memory |\n|---|---|---|---|")
+    for what, run in (("the table alone, in memory", table_alone), ("indexed, --no-files", index_rows)):
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        process = context.Process(target=measured, args=(run, folder / run.__name__, rows, queue))
+        process.start()
+        seconds, peak = queue.get()
+        process.join()
+        print(f"| {rows:,} | {what} | {seconds:.1f} | {peak:.2f} GB |")
+
+
+def measured(run: Callable[[Path, int], None], folder: Path, rows: int, queue: "multiprocessing.Queue") -> None:
+    start = time.perf_counter()
+    run(folder, rows)
+    queue.put((time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
+
+
+def table_alone(folder: Path, rows: int) -> None:
+    many_rows(rows)
+
+
+def index_rows(folder: Path, rows: int) -> None:
+    named = Candidates(rows=many_rows(rows), rules=HeaderRules(read_files=False))
+    write_index(named, folder, config={})
+
+
+def many_rows(rows: int) -> pl.DataFrame:
+    """A table of screening exams of four images, as EMBED's: long paths, ids of 20 characters, one in ten left out."""
+    number = pl.int_range(rows, eager=True)
+    exam = number // 4
+    return pl.DataFrame({"n": number, "exam": exam, "patient": exam // 3}).select(
+        pl.format("1.2.826.0.1.3680043.8.498.{}.{}", pl.col("n") * 7919, "n").alias("image_id"),
+        pl.format("/archive/images/cohort_1/{}/{}/1.2.826.0.1.3680043.8.498.{}.{}.dcm", "patient", "exam",
+                  pl.col("n") * 7919, "n").alias("path"),
+        pl.format("patient-{}", pl.col("patient") + 10**10).alias("patient_id"),
+        pl.format("exam-{}", pl.col("exam") + 10**12).alias("exam_id"),
+        pl.date(2013, 1, 1).dt.offset_by(pl.format("{}d", pl.col("exam") % 2500)).alias("study_date"),
+        pl.when(pl.col("n") % 2 == 0).then(pl.lit("L")).otherwise(pl.lit("R")).alias("laterality"),
+        pl.when(pl.col("n") % 10 == 9).then(pl.lit("ML"))
+        .when(pl.col("n") % 4 < 2).then(pl.lit("CC")).otherwise(pl.lit("MLO")).alias("view"),
+        pl.when(pl.col("n") % 3 == 0).then(pl.lit("s2D")).otherwise(pl.lit("DM")).alias("modality"),
+        pl.col("exam").mod(4).cast(pl.String).replace({"0": "A", "1": "B", "2": "C", "3": "D"}).alias("density"),
+        (pl.col("patient") % 45 + 40).cast(pl.Float64).alias("age"),
+        pl.lit("Maker").alias("vendor"),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
