@@ -3,8 +3,9 @@
 Patients of the same strata are interchangeable, so what is decided is a small table: how many patients of each
 combination of strata go to each part. A combination is shared out by whole numbers first; its few left-over patients
 follow one by one, the rarest combination first, to the part whose strata lack most (the idea of Sechidis, Tsoumakas
-and Vlahavas, ECML PKDD 2011, for single samples); at last, patients change places while that brings the table closer
-to what was wished.
+and Vlahavas, ECML PKDD 2011, for single samples); then patients change places while that brings the table closer to
+what was wished. Who of a combination goes where is left open by all this, and is used to share out the images too:
+women have one exam or ten.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ _Counts = NDArray[np.int64]
 # stratum of a combination. Sixty sites need a tenth of that; three thousand would otherwise exchange for half a minute.
 _TRIED = 64
 _LOOKS = 300_000_000
+# For images: so many patients of each part are looked at in a round, so many exchanged, and so many rounds at most. It
+# is for cohorts of hundreds; of many thousands, taking turns alone shares the images out.
+_SAMPLED = 2048
+_SWAPS = 64
+_ROUNDS = 20
 
 
 def whole_numbers(total: int, shares: Sequence[float]) -> list[int]:
@@ -130,6 +136,82 @@ class _Table:
             self._give(int(combination), source, -1)
             self._give(int(combination), target, 1)
         return True
+
+
+def even_out(
+    parts: NDArray[np.int64],
+    combinations: NDArray[np.int64],
+    images: sparse.csr_matrix,
+    sizes: Sequence[int],
+    random: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Let patients of the same combination change places while the images of all strata are shared out better.
+
+    Args:
+        parts: `[patients]`, the place of the part in `sizes`.
+        combinations: `[patients]`; the table of combinations and parts stays as it is.
+        images: `[patients, strata]`, how many images of a stratum each patient has.
+        sizes: Patients of each part: the shares that are wished.
+        random: Chooses who is looked at.
+
+    Returns:
+        `[patients]`, the new places.
+    """
+    parts, shares = parts.copy(), np.asarray(sizes) / sum(sizes)
+    counts = np.stack([np.asarray(images[parts == part].sum(axis=0)).ravel() for part in range(len(sizes))], axis=1)
+    lack = counts.sum(axis=1, keepdims=True) * shares[None, :] - counts
+    pairs = [(one, other) for one in range(len(sizes)) for other in range(len(sizes)) if one < other]
+    for _ in range(_ROUNDS):
+        changed = [_swap_twins(parts, combinations, images, lack, pair, random) for pair in pairs]
+        if not any(changed):
+            break
+    return parts
+
+
+def _swap_twins(
+    parts: NDArray[np.int64],
+    combinations: NDArray[np.int64],
+    images: sparse.csr_matrix,
+    lack: NDArray[np.float64],
+    pair: tuple[int, int],
+    random: np.random.Generator,
+) -> bool:
+    one, other = pair
+    first, second = _twins(combinations, np.flatnonzero(parts == one), np.flatnonzero(parts == other), random)
+    if not len(first):
+        return False
+    moved = (images[first] - images[second]).tocsr()
+    cost = np.asarray(moved.multiply(moved).sum(axis=1)).ravel()
+    changed = False
+    for _ in range(min(len(first), _SWAPS)):
+        gain = moved @ (lack[:, other] - lack[:, one]) - cost
+        best = int(gain.argmax())
+        if gain[best] <= 1e-9:
+            break
+        change = moved[best].toarray().ravel()
+        lack[:, one] += change
+        lack[:, other] -= change
+        parts[first[best]], parts[second[best]] = other, one
+        cost[best] = np.inf
+        changed = True
+    return changed
+
+
+def _twins(
+    combinations: NDArray[np.int64],
+    here: NDArray[np.int64],
+    there: NDArray[np.int64],
+    random: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of patients of one combination from two parts, drawn by chance."""
+    lines = []
+    for who in (here, there):
+        line = random.permutation(who)[:_SAMPLED]
+        line = line[np.argsort(combinations[line], kind="stable")]
+        start = np.searchsorted(combinations[line], combinations[line])
+        lines.append((line, combinations[line] * _SAMPLED + np.arange(len(line)) - start))
+    _, first, second = np.intersect1d(lines[0][1], lines[1][1], assume_unique=True, return_indices=True)
+    return lines[0][0][first], lines[1][0][second]
 
 
 def _take_turns(combinations: _Counts, order: NDArray[np.float64], given: _Counts) -> _Counts:

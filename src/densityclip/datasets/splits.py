@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from densityclip.artifacts import conform
-from densityclip.datasets.apportion import apportion, whole_numbers
+from densityclip.datasets.apportion import apportion, even_out, whole_numbers
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.records import MODALITIES, Modality, Part
@@ -63,14 +63,15 @@ class _Patients:
         names: Their ids.
         densest: `[patients]`, place of the densest label in `CATEGORIES`, their number where there is no label.
         combinations: `[patients]`, the combination of strata of each.
-        images: `[patients]`, how many images each has.
+        images: `[patients, image strata]`, how many images each has of a label, a modality, a site, and of a label in a
+            modality.
         strata: `[combinations, strata]`, weights.
     """
 
     names: pl.Series
     densest: NDArray[np.int64]
     combinations: NDArray[np.int64]
-    images: NDArray[np.int64]
+    images: sparse.csr_matrix
     strata: sparse.csr_matrix
 
 
@@ -158,9 +159,8 @@ def same_institution(cohorts: Mapping[str, pl.DataFrame]) -> list[SameInstitutio
     """
     places: dict[str, dict[str, str]] = {}
     for cohort in sorted(cohorts):
-        for name in cohorts[cohort]["institution"].drop_nulls().unique().sort():
-            places.setdefault(" ".join(name.casefold().split()), {}).setdefault(cohort, name)
-    places.pop("", None)
+        for name in _institutions(cohorts[cohort]):
+            places.setdefault(name.casefold(), {}).setdefault(cohort, name)
     return [
         SameInstitution(first, second, names[first])
         for _, names in sorted(places.items())
@@ -168,6 +168,12 @@ def same_institution(cohorts: Mapping[str, pl.DataFrame]) -> list[SameInstitutio
         for second in names
         if first < second
     ]
+
+
+def _institutions(index: pl.DataFrame) -> list[str]:
+    """Names of a cohort's institutions, one space between words."""
+    written = index["institution"].drop_nulls().unique().sort()
+    return [name for name in (" ".join(text.split()) for text in written) if name]
 
 
 def split_notes(
@@ -190,7 +196,7 @@ def split_notes(
         scored = [name for name in (pair.first, pair.second) if name in external]
         tail = f" {' and '.join(scored)} stays scored, but is no external test." if len(scored) == 1 else ""
         notes.append(f"{pair.sentence}.{tail}")
-    unknown = [name for name in sorted(cohorts) if not cohorts[name]["institution"].drop_nulls().len()]
+    unknown = [name for name in sorted(cohorts) if not _institutions(cohorts[name])]
     if unknown and len(cohorts) > 1:
         notes.append(
             f"{', '.join(unknown)}: no institution is stated, so whether another cohort is of the same is not known."
@@ -243,7 +249,6 @@ def _patients(cohort: str, index: pl.DataFrame) -> _Patients:
         .agg(
             rank.max().fill_null(len(CATEGORIES)).alias("density"),
             *((pl.col("modality") == name).any().alias(name) for name in _KINDS),
-            pl.len().alias("images"),
         )
         .join(_sites(index), on="patient_id")
         .sort("patient_id")
@@ -255,7 +260,7 @@ def _patients(cohort: str, index: pl.DataFrame) -> _Patients:
         names=table["patient_id"],
         densest=table["density"].to_numpy().astype(np.int64),
         combinations=places["place"].to_numpy().astype(np.int64),
-        images=table["images"].to_numpy().astype(np.int64),
+        images=_images(index, table["patient_id"]),
         strata=_strata(combinations),
     )
 
@@ -264,6 +269,24 @@ def _sites(index: pl.DataFrame) -> pl.DataFrame:
     """Sites of each patient as one text; a site that is not stated is a site of its own."""
     pairs = index.select("patient_id", pl.col("site").fill_null("")).unique().sort("patient_id", "site")
     return pairs.group_by("patient_id").agg(pl.col("site").str.join("\n").alias("sites"))
+
+
+def _images(index: pl.DataFrame, patients: pl.Series) -> sparse.csr_matrix:
+    columns = ("density", "modality", "site")
+    counted = (
+        index.group_by("patient_id", *columns)
+        .len()
+        .join(patients.to_frame().with_row_index("place"), on="patient_id")
+        .with_columns((pl.col(name).fill_null("").rank("dense") - 1).cast(pl.Int64) for name in columns)
+    )
+    place, number = counted["place"].to_numpy(), counted["len"].to_numpy().astype(np.float64)
+    codes = [counted[name].to_numpy() for name in columns]
+    codes.append(codes[0] * (codes[1].max() + 1) + codes[1])
+    blocks = [sparse.csr_matrix((number, (place, code)), shape=(len(patients), code.max() + 1)) for code in codes]
+    images = sparse.hstack(blocks, format="csr")
+    # In one order, so that sums of floats do not depend on the order of rows.
+    images.sort_indices()
+    return images
 
 
 def _strata(combinations: pl.DataFrame) -> sparse.csr_matrix:
@@ -340,8 +363,11 @@ class _Draw:
         if len(who) < len(shares):
             raise self.too_few(wanted)
         # Along a line by number of images, so that the parts take turns at patients with many of them.
-        order = self.patients.images[who] + self._random.permutation(len(who)) / len(who)
-        return apportion(self.patients.combinations[who], order, self.patients.strata, whole_numbers(len(who), shares))
+        images, combinations = self.patients.images[who], self.patients.combinations[who]
+        order = np.asarray(images.sum(axis=1)).ravel() + self._random.permutation(len(who)) / len(who)
+        sizes = whole_numbers(len(who), shares)
+        parts = apportion(combinations, order, self.patients.strata, sizes)
+        return even_out(parts, combinations, images, sizes, self._random)
 
     def too_few(self, wanted: str) -> UserError:
         """What is said when there are too few patients."""
