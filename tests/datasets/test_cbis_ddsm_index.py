@@ -1,7 +1,9 @@
 """The CBIS-DDSM layout, in each way it is downloaded, against its four tables."""
 
+import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from dataset_layouts import edit, lay_out_cbis_ddsm, no_file, write_header
 from densityclip.datasets.cbis_ddsm import candidates
@@ -82,3 +84,15 @@ def test_a_table_that_does_not_fit_is_said_with_row_and_column(tmp_path) -> None
     edit(table, "breast_density", "density")
     with pytest.raises(UserError, match=r"no column breast_density; it has patient_id, density"):
         candidates(Request(source=tmp_path, no_files=True))
+
+
+def test_a_copy_as_pictures_by_series_is_taken_as_well(tmp_path) -> None:
+    def picture(path, *_: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(path.with_name("1-263.jpg"))
+
+    lay_out_cbis_ddsm(tmp_path, picture, layout="series")
+    index = collect(candidates(Request(source=tmp_path))).index
+    assert index.height == 25
+    assert index["path"].str.ends_with("1-263.jpg").all()
+    assert set(index["modality"]) == {"DM"}
