@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from compressed_dicom import LOSSLESS, codestream, compress, put_codestreams, saved
 from densityclip.dicom.pixels import read_frames
+from densityclip.reasons import Reason, Refused
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 # A sixteenth of a grey level of 16 bits: what float32 can hold of a value in [0, 1].
@@ -187,10 +188,20 @@ def test_a_table_written_as_words_is_read_in_its_byte_order(tmp_path, syntax) ->
 
 
 def test_old_overlays_in_the_upper_bits_are_no_grey_levels(tmp_path) -> None:
-    pixels = picture()
-    drawn = pixels | (np.uint16(1) << 15) * (pixels > 2000)
-    dataset = with_pixels(mammogram(), drawn, **voi("LINEAR", signed=False))
-    dataset.add_new(0x60000100, "US", 16)
-    dataset.add_new(0x60000102, "US", 15)
-    with read_frames(saved(dataset, tmp_path / "x")) as reader:
-        assert np.array_equal(reader.raw_frame(0), pixels)
+    for signed in (False, True):
+        pixels = picture(signed=signed)
+        stored = pixels.view(np.uint16) & np.uint16(0x0FFF)
+        drawn = (stored | (np.uint16(1) << 15) * (pixels > 200)).view(pixels.dtype)
+        dataset = with_pixels(mammogram(), drawn, **voi("LINEAR", signed=signed))
+        dataset.add_new(0x60000100, "US", 16)
+        dataset.add_new(0x60000102, "US", 15)
+        with read_frames(saved(dataset, tmp_path / f"{signed}")) as reader:
+            assert np.array_equal(reader.raw_frame(0), pixels)
+
+
+def test_an_overlay_with_data_of_its_own_hides_no_wrong_header(tmp_path) -> None:
+    dataset = with_pixels(mammogram(), picture(), BitsStored=10, HighBit=9)
+    dataset.add_new(0x60000102, "US", 0)
+    with pytest.raises(Refused) as refused, read_frames(saved(dataset, tmp_path / "x")) as reader:
+        reader.raw_frame(0)
+    assert refused.value.reason == Reason.BAD_HEADER

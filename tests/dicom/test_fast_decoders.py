@@ -173,6 +173,25 @@ def scan(pixels: np.ndarray, table: bytes) -> bytes:
     return int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
 
 
+def test_a_frame_is_decoded_in_one_thread(tmp_path, monkeypatch) -> None:
+    import imagecodecs
+
+    given = []
+    real = imagecodecs.jpeg2k_decode
+    monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda *data, **how: given.append(how) or real(*data, **how))
+    pixels = textured()
+    raw(saved(compress(with_pixels(mammogram(), pixels), pixels, JPEG2000Lossless), tmp_path / "x"))
+    assert [how["numthreads"] for how in given] == [1]
+
+
+def test_a_frame_that_is_filled_up_with_zeros_is_decoded(tmp_path) -> None:
+    pixels = textured()
+    for syntax in (JPEGLSLossless, JPEGLosslessSV1, JPEG2000Lossless, HTJ2K):
+        stream = codestream(pixels, syntax) + bytes(5000)
+        dataset = put_codestreams(with_pixels(mammogram(), pixels), [stream], syntax)
+        assert np.array_equal(raw(saved(dataset, tmp_path / "x")), pixels)
+
+
 def test_without_imagecodecs_gdcm_decodes(tmp_path, monkeypatch) -> None:
     decoders.register()
     decoder = get_decoder(UID(JPEGLSLossless))

@@ -140,6 +140,23 @@ def test_slices_that_share_a_window_share_its_table(tmp_path, monkeypatch) -> No
     assert len(made) == 1
 
 
+def test_pixel_data_without_value_representation_under_a_syntax_that_has_them_is_found(tmp_path) -> None:
+    # A file whose meta says explicit and whose data set is implicit: pydicom reads its header.
+    pixels = volume()
+    dataset = described(pixels)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    path = saved(dataset, tmp_path / "x")
+    implicit, explicit = ImplicitVRLittleEndian.encode() + b"\0", ExplicitVRLittleEndian.encode() + b"\0"
+    content = path.read_bytes()
+    place = content.find(implicit)
+    content = content[: place - 2] + len(explicit).to_bytes(2, "little") + explicit + content[place + len(implicit) :]
+    group = content.find(b"\x02\0\0\0UL\x04\0") + 8
+    length = int.from_bytes(content[group : group + 4], "little") + len(explicit) - len(implicit)
+    path.write_bytes(content[:group] + length.to_bytes(4, "little") + content[group + 4 :])
+    assert pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    check(path, pixels)
+
+
 def test_a_frame_that_is_not_there_is_an_error_of_the_caller(tmp_path) -> None:
     pixels = volume()
     with read_frames(saved(described(pixels), tmp_path / "x")) as reader:

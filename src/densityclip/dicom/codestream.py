@@ -137,13 +137,18 @@ def _read_jpeg(data: bytes, *, wanted_ls: bool) -> Codestream:
     marker, content = frame
     if (marker == _SOF_JPEG_LS) != wanted_ls:
         raise Refused(Reason.DECODE_FAILED, "transfer syntax and codestream differ: one is JPEG, the other JPEG-LS")
-    if b"\xff\xd9" not in data[-_TAIL:]:
-        raise Refused(Reason.TRUNCATED, "the codestream has no end")
+    _check_end(data)
     precision, rows, columns, components = struct.unpack(">BHHB", content)
     coding = "jpeg-ls" if wanted_ls else "jpeg-lossless" if marker == _SOF_LOSSLESS else "jpeg"
     if coding == "jpeg-lossless":
         _check_scan(data, position + length)
     return Codestream(coding, rows, columns, precision, components, None, restarts)
+
+
+def _check_end(data: bytes) -> None:
+    # Neither coding can hold the marker within its data. Some writers fill up to a fixed length behind it.
+    if b"\xff\xd9" not in data[-_TAIL:] and b"\xff\xd9" not in data.rstrip(b"\0")[-_TAIL:]:
+        raise Refused(Reason.TRUNCATED, "the codestream has no end")
 
 
 def _check_scan(data: bytes, start: int) -> None:
@@ -211,8 +216,7 @@ def _walk_tile_parts(data: bytes, position: int) -> None:
         length = struct.unpack_from(">L", data, position + 6)[0]
         if length == 0:
             # The last tile-part may leave its length open: it goes on to the end.
-            if b"\xff\xd9" not in data[-_TAIL:]:
-                raise Refused(Reason.TRUNCATED, "the codestream has no end")
+            _check_end(data)
             return
         if length < 14:
             raise Refused(Reason.DECODE_FAILED, "the tiles of the JPEG 2000 codestream are damaged")

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from densityclip.dicom.codestream import starts_frame
 from densityclip.reasons import Reason, Refused
@@ -56,14 +56,17 @@ def find_pixel_data(stream: BinaryIO, syntax: str) -> tuple[str, int | None]:
     group, element = struct.unpack(f"{order}HH", head[:4])
     if (group, element) != (0x7FE0, 0x0010):
         raise Refused(Reason.NO_PIXELS, f"element ({group:04X},{element:04X}) where the pixel data should be")
-    implicit = syntax == ImplicitVRLittleEndian
-    four = head[4:] if implicit else stream.read(4)
+    # Some files are written without value representations under a syntax that has them; as a length in their place the
+    # letters would be odd, which no length is.
+    vr = head[4:6].decode("latin-1")
+    explicit = vr in ("OB", "OW", "UN")
+    four = stream.read(4) if explicit else head[4:]
     if len(four) < 4:
         raise Refused(Reason.TRUNCATED, "the file ends where the pixel data begins")
     length = int(struct.unpack(f"{order}L", four)[0])
     if length == 0:
         raise Refused(Reason.NO_PIXELS, "the pixel data is empty")
-    return "OW" if implicit or head[4:6] != b"OB" else "OB", None if length == _UNDEFINED else length
+    return vr if explicit else "OW", None if length == _UNDEFINED else length
 
 
 def native_layout(stream: BinaryIO, vr: str, length: int, expected: int, line: int) -> Layout:

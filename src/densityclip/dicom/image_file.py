@@ -29,18 +29,6 @@ _PILLOW_ERRORS = (
     ZeroDivisionError,
 )
 
-# How a JPEG, PNG, TIFF (little and big endian) or BMP file starts.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM")
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether a file starts like one of the formats that `read_image_file` reads; an unreadable file does not."""
-    try:
-        with path.open("rb") as handle:
-            return handle.read(4).startswith(_SIGNATURES)
-    except OSError:
-        return False
-
 
 def read_image_file(path: Path) -> NDArray[np.float32]:
     """Read a grey or colour image file.
@@ -76,6 +64,8 @@ def _open(path: Path) -> Image.Image:
             return Image.open(path, formats=_FORMATS)
     except FileNotFoundError as error:
         raise Refused(Reason.MISSING_FILE) from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise Refused(Reason.UNREADABLE, f"the file cannot be opened ({type(error).__name__})") from error
     except Image.DecompressionBombError as error:
         raise Refused(Reason.TOO_LARGE) from error
     except _PILLOW_ERRORS as error:

@@ -165,7 +165,10 @@ class FrameReader:
         return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
 
     def _decoded(self, index: int) -> tuple[NDArray[Any], Codestream | None]:
-        data = read_pieces(self._stream, self._layout.frames[index])
+        try:
+            data = read_pieces(self._stream, self._layout.frames[index])
+        except OSError as error:
+            raise Refused(Reason.UNREADABLE, f"frame {index} cannot be read ({type(error).__name__})") from error
         found = read_codestream(data, self.syntax)
         if found is not None:
             self._check_codestream(found)
@@ -230,9 +233,10 @@ def _parsed(read: Callable[[], FrameReader]) -> FrameReader:
 def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
     if path.stat().st_size == 0:
         raise Refused(Reason.EMPTY_FILE)
+    file = files.enter_context(path.open("rb"))
     if not is_dicom(path):
         raise Refused(Reason.UNREADABLE, "the file does not start like DICOM")
-    dataset, stream = parse_header(files.enter_context(path.open("rb")))
+    dataset, stream = parse_header(file)
     syntax = _transfer_syntax(dataset)
     vr, length = find_pixel_data(stream, syntax)
     rows, columns = required_integer(dataset, "Rows"), required_integer(dataset, "Columns")

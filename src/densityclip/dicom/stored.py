@@ -32,7 +32,7 @@ class StoredValues:
         inverted: Whether the photometric interpretation is MONOCHROME1.
         padding: Lowest and highest stored value that stand for air, None without padding.
         allocated: BitsAllocated, 8 or 16.
-        overlay_bits: Whether old overlays lie in the bits above those stored, so that these bits are no grey level.
+        overlay_bits: Bits of the container, as a mask, in which old overlays lie; they are no grey level.
     """
 
     bits: int
@@ -40,7 +40,7 @@ class StoredValues:
     inverted: bool
     padding: tuple[int, int] | None
     allocated: int = 16
-    overlay_bits: bool = False
+    overlay_bits: int = 0
 
     @property
     def lowest(self) -> int:
@@ -74,14 +74,13 @@ def stored_values(dataset: Dataset) -> StoredValues:
     if representation not in (0, 1):
         raise Refused(Reason.BAD_HEADER, f"PixelRepresentation is {representation}")
     signed = representation == 1
-    overlay = any((group, 0x0102) in dataset for group in range(0x6000, 0x6020, 2))
     return StoredValues(
         bits=bits,
         signed=signed,
         inverted=photometric == "MONOCHROME1",
         padding=_padding(dataset, signed),
         allocated=allocated,
-        overlay_bits=overlay and bits < allocated,
+        overlay_bits=_overlay_bits(dataset, bits, allocated),
     )
 
 
@@ -115,7 +114,8 @@ def read_stored(
         Refused: `bad_header`: the values are not those that the header describes. `constant`: they are all the same.
     """
     if values.overlay_bits:
-        pixels = pixels & pixels.dtype.type((1 << values.bits) - 1)
+        unsigned = pixels.view(np.dtype(f"u{pixels.itemsize}"))
+        pixels = unsigned & ~unsigned.dtype.type(values.overlay_bits)
     if values.signed and pixels.itemsize * 8 < values.bits:
         # A codestream of 8 bits for more that are stored: its top bit is the sign only if it says so.
         pixels = pixels.astype(np.int16)
@@ -158,6 +158,19 @@ def _check_signed(pixels: NDArray[Any], bits: int) -> None:
             f"PixelRepresentation says signed, but the grey levels run on past {(1 << (bits - 1)) - 1}: "
             "the data is unsigned",
         )
+
+
+def _overlay_bits(dataset: Dataset, bits: int, allocated: int) -> int:
+    # An overlay with data of its own says position 0 (PS3.3 C.9.2); the retired kind lies above the stored bits.
+    mask = 0
+    for group in range(0x6000, 0x6020, 2):
+        try:
+            position = int(dataset[group, 0x0102].value)
+        except PARSE_ERRORS:
+            continue
+        if bits <= position < allocated:
+            mask |= 1 << position
+    return mask
 
 
 def _padding(dataset: Dataset, signed: bool) -> tuple[int, int] | None:
