@@ -322,8 +322,9 @@ class StudyRun:
         config, recipe = self.study.train_config(next(iter(self.study.arms))), self.recipe
         shares = ", ".join(f"{part} {100 * share:.0f}%" for part, share in DEFAULT_SHARES.items())
         return [
-            f"Patients of internal cohorts were split, stratified by density: {shares} (seed {self.study.split_seed}). "
-            "Validation chose the checkpoint, calibration fitted one temperature; test and external were only scored.",
+            "Patients of internal cohorts were split, stratified by density and balanced over modality and site: "
+            f"{shares} (seed {self.study.split_seed}). Validation chose the checkpoint, calibration fitted one "
+            "temperature; test and external were only scored.",
             f"Images: the breast alone, chest wall to one side, {recipe.height} x {recipe.width} px, grey levels "
             f"{recipe.intensity}; of a DBT volume the slices {recipe.dbt_slices}, whose probabilities are averaged.",
             "Loss: contrastive between images and captions in BI-RADS words; captions of equal density are positives "
