@@ -9,14 +9,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from header_samples import write_view
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
+from dataset_layouts import lay_out_vindr, no_file
 from densityclip import steps
 from densityclip.artifacts import conform, read_table, write_json, write_table
 from densityclip.datasets.apportion import whole_numbers
+from densityclip.datasets.contract import Request, collect
+from densityclip.datasets.dicom_folder import candidates as dicom_candidates
 from densityclip.datasets.splits import DEFAULT_SHARES, check_splits, make_splits, same_institution, split_notes
+from densityclip.datasets.vindr import candidates as vindr_candidates
 from densityclip.errors import UserError
 
 
@@ -301,6 +306,17 @@ def test_cohorts_of_one_institution_are_found_whatever_case_and_spaces() -> None
 
 def test_one_cohort_alone_has_nothing_to_say_of_institutions() -> None:
     assert split_notes({"one": places(None)}, external=[], index_notes={}) == []
+
+
+def test_the_readers_of_datasets_use_the_words_that_a_split_looks_for(tmp_path: Path) -> None:
+    vindr = vindr_candidates(Request(source=lay_out_vindr(tmp_path / "vindr", no_file), no_files=True)).notes
+    folder = tmp_path / "dicom"
+    folder.mkdir()
+    write_view(folder / "a", "")
+    dicom = collect(dicom_candidates(Request(source=folder))).notes
+    for notes in (vindr, dicom):
+        (said,) = split_notes({"x": places("Hanoi")}, external=[], index_notes={"x": notes})
+        assert said.startswith("x: grouped by study: no patient id. ")
 
 
 def test_the_command_and_its_manifest_say_of_studies_and_institutions(tmp_path: Path, densityclip) -> None:
