@@ -149,3 +149,14 @@ def test_an_implant_is_left_out_unless_it_is_displaced(tmp_path) -> None:
     read.drop("n").write_csv(table)
     rows = candidates(Request(source=tmp_path, no_files=True)).rows
     assert rows["reason"][:4].to_list() == ["implant", None, "magnification", None]
+
+
+def test_images_whose_files_are_named_alike_are_different_images(tmp_path) -> None:
+    (tmp_path / "tables").mkdir()
+    paths = [f"images/cohort_1/{patient}/L_CC.dcm" for patient in (1, 2)] + ["images/cohort_1/2/alone.dcm"]
+    lines = [f"{path.split('/')[2]},{path.split('/')[2]},2D,L,CC,,{path}" for path in paths]
+    header = "empi_anon,acc_anon,FinalImageType,ImageLateralityFinal,ViewPosition,spot_mag,anon_dicom_path"
+    (tmp_path / "tables/EMBED_OpenData_metadata.csv").write_text("\n".join([header, *lines]) + "\n")
+    (tmp_path / "tables/EMBED_OpenData_clinical.csv").write_text("acc_anon,tissueden\n1,1.0\n2,2.0\n")
+    index = collect(candidates(Request(source=tmp_path, no_files=True))).index
+    assert sorted(index["image_id"]) == ["alone", "cohort_1/1/L_CC.dcm", "cohort_1/2/L_CC.dcm"]

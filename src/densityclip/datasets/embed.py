@@ -139,7 +139,7 @@ def _images(images: Rows, table: Path, request: Request) -> pl.DataFrame:
     root = find_root(request, ("images",), tails.str.extract(r"^([^/]+)/").drop_nulls().unique(), table)
     kind = pl.col("FinalImageType").str.to_lowercase()
     return images.table.select(
-        tails.str.extract(r"([^/]+?)(?:\.dcm)?$").alias("image_id"),
+        _image_ids(tails).alias("image_id"),
         pl.format("{}/{}", pl.lit(str(root)), tails).alias("path"),
         pl.col("empi_anon").alias("patient_id"),
         pl.col("acc_anon").alias("exam_id"),
@@ -156,6 +156,12 @@ def _images(images: Rows, table: Path, request: Request) -> pl.DataFrame:
         _text(images, _MODIFIER).str.to_lowercase().alias("_modifier"),
         (_text(images, "PatientSex").str.to_uppercase() == "M").fill_null(value=False).alias("_man"),
     )
+
+
+def _image_ids(tails: pl.Series) -> pl.Series:
+    """The names of the files; of names that stand in several folders (views named alike), the whole path."""
+    names = tails.str.extract(r"([^/]+?)(?:\.dcm)?$")
+    return names.to_frame("name").select(pl.when(names.is_duplicated()).then(tails).otherwise("name"))["name"]
 
 
 def _text(images: Rows, *columns: str) -> pl.Series:
