@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_samples import BTO, mammogram, with_pixels
+from PIL import Image
 from pydicom.uid import (
     HTJ2K,
     UID,
@@ -27,6 +28,7 @@ from scipy import ndimage
 from compressed_dicom import LOSSLESS, codestream, compress, put_codestreams, saved
 from densityclip.dicom.codestream import read_codestream
 from densityclip.dicom.pixels import read_frames
+from densityclip.dicom.stored import StoredValues, read_stored
 from densityclip.reasons import Reason, Refused
 
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
@@ -340,3 +342,22 @@ def test_no_refusal_quotes_the_patient(tmp_path) -> None:
         reader.frame(0)
     assert not any(word in str(refused.value) for word in ("Doe", "Jane", "4711"))
     assert isinstance(pydicom.dcmread(path), pydicom.Dataset)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_on_real_mammograms_a_wrong_sign_is_seen_and_a_right_one_is_not(real_images, bits, inverted) -> None:
+    paths = sorted((real_images / "density_samples").rglob("*.jp*g"))
+    assert len(paths) == 16
+    half = 1 << (bits - 1)
+    described = StoredValues(bits=bits, signed=True, inverted=inverted, padding=None)
+    for path in paths:
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.int32)
+        grey = (255 - grey if inverted else grey) << (bits - 8)
+        grey += np.random.default_rng(0).integers(0, 1 << (bits - 8), grey.shape)
+        signed = (grey - half).astype(np.int16)
+        assert np.array_equal(read_stored(signed, described), signed)
+        # Without the bits above those stored, as JPEG-LS codes it.
+        assert np.array_equal(read_stored(signed.view(np.uint16) & np.uint16(2 * half - 1), described), signed)
+        with pytest.raises(Refused, match="the data is unsigned"):
+            read_stored(grey.astype(np.uint16), described)
