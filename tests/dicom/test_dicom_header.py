@@ -1,22 +1,34 @@
 """Header facts, modality and eligibility, against what the tests wrote and pydicom's own code tables."""
 
+import os
+import tempfile
 from datetime import date
 from pathlib import Path
 
 import pydicom
 import pytest
 from dicom_samples import BTO, CAPTURE, DM, RAW, code, item, mammogram, save, view
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.sequence import Sequence
 from pydicom.sr import _snomed_dict
 from pydicom.sr._cid_dict import cid_concepts
 from pydicom.sr._concepts_dict import concepts
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from densityclip.dicom.codes import MODIFIERS, VIEWS
-from densityclip.dicom.eligibility import check_eligible
-from densityclip.dicom.header import header_facts, is_dicom, read_header
-from densityclip.dicom.modality import modality_of
+from densityclip.dicom.eligibility import check_eligible, check_object
+from densityclip.dicom.header import HeaderFacts, header_facts, is_dicom, read_header
+from densityclip.dicom.modality import is_slab, modality_of
 from densityclip.reasons import Reason, Refused
 from densityclip.records import Modality
+
+FUJI = {"ViewCodeSequence": None, "Manufacturer": "FUJIFILM Corporation"}
 
 
 def codes_of(cid: int) -> set[str]:
@@ -94,6 +106,18 @@ def test_neither_sop_class_nor_frames_alone_decide_the_modality(sop_class, attri
         (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "", "", "LOW_ENERGY"]}, Reason.SPECIAL_ACQUISITION),
         (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "STEREO_SCOUT"]}, Reason.SPECIAL_ACQUISITION),
         (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "POSTFIRE"]}, Reason.SPECIAL_ACQUISITION),
+        (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "PREFIRE_MINUS"]}, Reason.SPECIAL_ACQUISITION),
+        (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "POSTMARKER"]}, Reason.SPECIAL_ACQUISITION),
+        (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "TOMO_SCOUT"]}, Reason.SPECIAL_ACQUISITION),
+        (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "POST_CONTRAST"]}, Reason.SPECIAL_ACQUISITION),
+        (DM, {"ImageType": ["DERIVED", "PRIMARY", "", "ADDITION"]}, Reason.SPECIAL_ACQUISITION),
+        (DM, {"ImageType": ["ORIGINAL", "PRIMARY", "", "", "HIGH_ENERGY"]}, Reason.SPECIAL_ACQUISITION),
+        # A vendor's word for every image that it ever wrote, and words where the standard puts others.
+        (DM, {"ImageType": ["DERIVED", "PRIMARY", "POST_PROCESSED", "", "", "", "", "", "100000"]}, None),
+        (DM, {"ImageType": ["ADDITION", "STEREO"]}, None),
+        (DM, {"PartialView": "YES"}, Reason.PARTIAL_VIEW),
+        (DM, {"PartialView": "NO"}, None),
+        ("1.2.840.10008.5.1.4.1.1.1.1", {"Modality": None}, Reason.NOT_MAMMOGRAPHY),
         (DM, {"ViewCodeSequence": view("399162004", "399163009")}, Reason.MAGNIFICATION),
         (DM, {"ViewCodeSequence": view("R-10242", "R-102D7", scheme="SRT")}, Reason.MAGNIFICATION),
         (DM, {"ViewCodeSequence": view("399368009", "399110001")}, Reason.MAGNIFICATION),
@@ -116,6 +140,106 @@ def test_each_object_that_is_no_screening_view_has_its_reason(sop_class, attribu
     assert refusal(mammogram(sop_class, **attributes)) == reason
 
 
+@pytest.mark.parametrize(
+    ("attributes", "stated", "reason"),
+    [
+        # A digitised film is a secondary capture, a stripped mammogram a plain radiograph: a table knows better.
+        ({"Modality": "MG"}, True, None),
+        ({"Modality": "MG"}, False, Reason.PROPRIETARY),
+        ({"Modality": None}, True, None),
+        ({"Modality": None}, False, Reason.NOT_MAMMOGRAPHY),
+    ],
+)
+def test_a_table_that_says_mammogram_is_believed_about_captures(attributes, stated, reason) -> None:
+    assert object_refusal(header_facts(mammogram(CAPTURE, **attributes)), stated) == reason
+
+
+def test_hologics_container_is_told_by_its_private_data_whatever_a_table_says(tmp_path) -> None:
+    dataset = mammogram(CAPTURE, Manufacturer="HOLOGIC, Inc.")
+    block = dataset.private_block(0x7E01, "HOLOGIC, Inc.", create=True)
+    block.add_new(0x12, "OB", bytes(100_000))
+    facts = read_header(save(dataset, tmp_path / "container"))
+    assert object_refusal(facts, True) == Reason.PROPRIETARY
+
+
+def object_refusal(facts: HeaderFacts, stated: bool) -> Reason | None:
+    try:
+        check_object(facts, modality_stated=stated)
+    except Refused as refused:
+        return refused.reason
+    return None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "slab"),
+    [
+        ({"ImageType": ["DERIVED", "PRIMARY", "TOMOSYNTHESIS", "NONE"]}, False),
+        ({"ImageType": ["DERIVED", "PRIMARY", "TOMOSYNTHESIS", "MAXIMUM"]}, True),
+        ({"VolumeBasedCalculationTechnique": "MAX_IP"}, True),
+        ({"SeriesDescription": "L MLO 10 mm Slabs"}, True),
+    ],
+)
+def test_slabs_are_volumes_that_are_told_from_slices(attributes, slab) -> None:
+    facts = header_facts(mammogram(BTO, NumberOfFrames=12, **attributes))
+    assert (modality_of(facts), is_slab(facts)) == (Modality.DBT, slab)
+    assert not is_slab(header_facts(mammogram(DM, **attributes)))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        # A vendor's own code says nothing; what stands beside it does.
+        ({"ViewCodeSequence": view("X-1", scheme="99X"), "ViewPosition": "MLO"}, "MLO"),
+        ({"ViewCodeSequence": view("X-1", scheme="99X")}, "X-1"),
+        # The coded view goes before the free text, and codes are read whatever their scheme is called.
+        ({"ViewPosition": "MLO"}, "CC"),
+        ({"ViewCodeSequence": view("R-10226", scheme="SNM3")}, "MLO"),
+        ({"ViewCodeSequence": None, "ViewPosition": "R-MLO"}, "MLO"),
+        # FUJIFILM names the view in its menu.
+        (FUJI | {"AcquisitionDeviceProcessingDescription": "MAMMO LMLO"}, "MLO"),
+        (FUJI | {"AcquisitionDeviceProcessingDescription": "BREAST,R CC"}, "CC"),
+        (FUJI | {"AcquisitionDeviceProcessingDescription": "BREAST,ACCESSORY"}, None),
+        ({"ViewCodeSequence": None, "AcquisitionDeviceProcessingDescription": "MLO"}, None),
+    ],
+)
+def test_the_view_is_read_from_wherever_vendors_write_it(attributes, expected) -> None:
+    assert header_facts(mammogram(**attributes)).view == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("HOLOGIC, Inc.", "Hologic"),
+        ("LORAD, A Hologic Company", "Hologic"),
+        ("GE MEDICAL SYSTEMS", "GE"),
+        ("GE Healthcare", "GE"),
+        ("SIEMENS Healthineers", "Siemens"),
+        ("FUJIFILM Corporation", "Fujifilm"),
+        ("I.M.S. S.p.A.", "IMS Giotto"),
+        ("A Maker of Its Own", "A Maker of Its Own"),
+        ("GEORGE & SONS", "GEORGE & SONS"),
+        ("", None),
+    ],
+)
+def test_a_maker_has_one_name(written, name) -> None:
+    assert header_facts(mammogram(Manufacturer=written)).vendor == name
+
+
+def test_a_displaced_implant_is_eligible_and_the_full_view_of_it_is_not() -> None:
+    full = {"BreastImplantPresent": "YES"}
+    assert refusal(mammogram(**full)) == Reason.IMPLANT
+    assert refusal(mammogram(**full, ViewCodeSequence=view("399368009", "399209000"))) is None
+    assert refusal(mammogram(**full, ViewCodeSequence=view("R-10226", "R-102D5", scheme="SRT"))) is None
+
+
+def test_the_side_of_single_frames_is_read_where_nothing_else_states_one(tmp_path) -> None:
+    frame = item(FrameAnatomySequence=Sequence([item(FrameLaterality="L")]))
+    dataset = mammogram(
+        BTO, ImageLaterality=None, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=Sequence([frame, frame])
+    )
+    assert read_header(save(dataset, tmp_path / "x")).laterality == "L"
+
+
 def test_the_side_of_a_volume_stands_in_its_shared_functional_groups() -> None:
     groups = Sequence([item(FrameAnatomySequence=Sequence([item(FrameLaterality="R")]))])
     facts = header_facts(mammogram(BTO, ImageLaterality=None, SharedFunctionalGroupsSequence=groups))
@@ -134,6 +258,11 @@ def test_an_orientation_against_the_stated_side_is_noted_and_not_believed() -> N
     facts = header_facts(mammogram(ImageLaterality="L", PatientOrientation=["P", "L"]))
     assert facts.laterality == "L"
     assert "PatientOrientation" in (facts.laterality_conflict or "")
+
+
+@pytest.mark.parametrize(("written", "age"), [("000Y", None), ("090Y", 90.0), ("999Y", None), ("620", None)])
+def test_an_impossible_age_is_none(written, age) -> None:
+    assert header_facts(mammogram(PatientAge=written)).age == age
 
 
 def test_age_comes_from_months_or_from_the_birth_date() -> None:
@@ -167,6 +296,104 @@ def test_what_is_no_dicom_is_refused_with_a_reason(tmp_path, content, reason) ->
     with pytest.raises(Refused) as refused:
         read_header(path)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>" * 30, "web page"),
+        (b"\n <?xml version='1.0'?>" * 30, "web page or XML"),
+        (b"PK\x03\x04" + bytes(300), "unpack it"),
+        (b"\x89PNG\r\n" + bytes(300), "--dataset table"),
+    ],
+)
+def test_what_a_file_is_instead_of_dicom_is_said(tmp_path, content, said) -> None:
+    path = tmp_path / "image.dcm"
+    path.write_bytes(content)
+    with pytest.raises(Refused, match=said):
+        read_header(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Refused, match="no file"):
+        read_header(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_every_syntax_and_form_of_sequence_gives_the_facts_of_the_dataset(tmp_path, syntax) -> None:
+    measures = item(PixelMeasuresSequence=Sequence([item(PixelSpacing=["0.1", "0.1"])]))
+    dataset = mammogram(
+        BTO,
+        NumberOfFrames=40,
+        SpecificCharacterSet="ISO_IR 192",
+        InstitutionName="Clínica Ñandú",
+        SharedFunctionalGroupsSequence=Sequence([measures]),
+        PerFrameFunctionalGroupsSequence=Sequence([item(FrameContentSequence=Sequence([item(StackID="1")]))] * 40),
+        ViewCodeSequence=view("399368009", "399209000"),
+    )
+    expected = header_facts(dataset)
+    assert (expected.institution, expected.spacing_mm, expected.frames) == ("Clínica Ñandú", 0.1, 40)
+    for number, is_open in enumerate((False, True)):
+        dataset.walk(lambda _, element, o=is_open: setattr(element, "is_undefined_length", o and element.VR == "SQ"))
+        dataset.file_meta.TransferSyntaxUID = syntax
+        path = tmp_path / str(number)
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+        assert read_header(path) == expected
+
+
+@given(
+    text=st.text(st.characters(codec="latin-1", exclude_characters="\\", min_codepoint=32), max_size=60),
+    spacing=st.floats(0.01, 1),
+    frames=st.integers(1, 200),
+)
+def test_raw_bytes_and_pydicoms_conversion_say_the_same(text, spacing, frames) -> None:
+    dataset = mammogram(
+        SpecificCharacterSet="ISO_IR 100",
+        InstitutionName=text,
+        SeriesDescription=text,
+        PatientID=text,
+        ImagerPixelSpacing=[f"{spacing:.6g}"] * 2,
+        NumberOfFrames=frames,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(dataset, Path(folder) / "x")
+        converted = pydicom.dcmread(path)
+        for element in converted.iterall():
+            assert element is not None  # converts it
+        assert read_header(path) == header_facts(converted)
+
+
+def test_a_header_longer_than_the_first_read_is_read_whole(tmp_path) -> None:
+    dataset = mammogram(PatientAge="061Y", ImageComments="x" * 10_000)
+    block = dataset.private_block(0x0009, "MAKER", create=True)
+    block.add_new(1, "OB", bytes(200_000))
+    facts = read_header(save(dataset, tmp_path / "x"))
+    assert facts == header_facts(dataset)
+    assert (facts.view, facts.laterality, facts.age) == ("CC", "L", 61.0)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_header_is_facts_or_a_reason_and_never_a_crash(data) -> None:
+    syntax = data.draw(
+        st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+    )
+    dataset = mammogram(NumberOfFrames=3, AnatomicRegionSequence=Sequence([code("76752008")]))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x"
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+        content = bytearray(path.read_bytes())
+        for place, value in data.draw(
+            st.lists(st.tuples(st.integers(132, len(content) - 1), st.integers(0, 255)), max_size=6)
+        ):
+            content[place] = value
+        path.write_bytes(content)
+        outcome(path)
 
 
 def test_a_missing_file_is_refused_as_missing(tmp_path) -> None:

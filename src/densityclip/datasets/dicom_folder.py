@@ -59,7 +59,8 @@ def is_side_car(path: str | Path) -> bool:
 def list_files(source: Path) -> pl.DataFrame:
     """All files of a folder, at any depth, whatever they are called; or the one file.
 
-    Links to folders are followed, and each folder is read once: a link back to where it lies ends there.
+    Links to folders are followed, and each folder is read once: a link back to where it lies ends there. A hidden
+    folder (unfinished work, snapshots) is not entered and stands in the list as if it were a file.
 
     Args:
         source: Folder or file.
@@ -112,9 +113,9 @@ def _folders(source: str, unreadable: list[str]) -> Iterator[list[str]]:
             continue
         files = []
         for entry in inside:
-            if entry.is_dir():
+            if entry.is_dir() and not entry.name.startswith("."):
                 (linked if entry.is_symlink() else waiting).append(entry.path)
-            elif entry.is_file() or entry.is_symlink():
+            elif not entry.is_dir() or entry.is_symlink() or entry.name.startswith("."):
                 files.append(entry.path)
         yield files
 

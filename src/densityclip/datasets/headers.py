@@ -17,8 +17,8 @@ from densityclip.datasets.exclusion import leave_out
 from densityclip.dicom.density_report import REPORT_CLASSES, read_composition
 from densityclip.dicom.eligibility import check_object, check_screening_view
 from densityclip.dicom.header import HeaderFacts, read_header
-from densityclip.dicom.image_file import is_image_file
 from densityclip.dicom.modality import is_slab, modality_of
+from densityclip.dicom.picture import is_picture
 from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
 from densityclip.records import Modality
@@ -31,6 +31,7 @@ SEEN: dict[str, pl.DataType] = EXCLUDED | {
     "_implant_displaced": pl.Boolean(),
     "_slab": pl.Boolean(),
     "_lossy": pl.Boolean(),
+    "_turned": pl.Boolean(),
     "_differs": pl.String(),
     "_report_study": pl.String(),
     "_report_left": pl.String(),
@@ -161,7 +162,7 @@ def _look(row: Mapping[str, Any], rules: HeaderRules) -> dict[str, Any]:
     try:
         facts = read_header(path)
     except Refused as refused:
-        if refused.reason is Reason.UNREADABLE and rules.pictures and is_image_file(path):
+        if refused.reason is Reason.UNREADABLE and rules.pictures and is_picture(path):
             return {"frames": 1} | _judged(None, row, rules)
         return {"reason": refused.reason.value, "detail": refused.detail or refused.reason.sentence}
     if facts.sop_class in REPORT_CLASSES:
@@ -241,6 +242,7 @@ def known_of(facts: HeaderFacts) -> dict[str, Any]:
         "_implant_displaced": facts.implant_displaced or None,
         "_slab": is_slab(facts) or None,
         "_lossy": facts.lossy or None,
+        "_turned": (facts.laterality is not None and facts.laterality_conflict is not None) or None,
     }
 
 

@@ -22,6 +22,7 @@ from densityclip.dicom.codes import vendor_name
 from densityclip.dicom.elements import PARSE_ERRORS as PARSE_ERRORS
 from densityclip.dicom.elements import day, integer, tag, text, words
 from densityclip.dicom.inflate import parse_header
+from densityclip.dicom.picture import SIGNATURES
 from densityclip.dicom.side_and_view import read_side, read_view, shared_groups
 from densityclip.reasons import Reason, Refused
 
@@ -160,7 +161,12 @@ def read_header(path: Path) -> HeaderFacts:
                 raise Refused(Reason.UNREADABLE, "this is no file")
             if found.st_size == 0:
                 raise Refused(Reason.EMPTY_FILE)
-            return header_facts(_parse(file, found.st_size))
+            facts = header_facts(_parse(file, found.st_size))
+            if facts.frames > 1 and facts.laterality is None and facts.laterality_conflict is None:
+                # Some volumes say their side with each frame only; reading these groups takes ten times as long.
+                file.seek(0)
+                facts = header_facts(parse_header(file)[0])
+            return facts
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Refused(Reason.MISSING_FILE) from error
     except PermissionError as error:
@@ -216,6 +222,8 @@ def _what_it_is(start: bytes) -> str:
         return "the file is a web page or XML, perhaps a download that failed"
     if start[:4] in (b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"\x1f\x8b\x08\x08", b"Rar!", b"7z\xbc\xaf"):
         return "the file is a packed archive; unpack it"
+    if start.startswith(SIGNATURES):
+        return "the file is a picture, not DICOM; name it in a table and index it with --dataset table"
     return "the file does not start like DICOM"
 
 

@@ -18,6 +18,7 @@ _FUJI_MENU = tag("AcquisitionDeviceProcessingDescription")
 _IMAGE_LATERALITY = tag("ImageLaterality")
 _LATERALITY = tag("Laterality")
 _SHARED_GROUPS = tag("SharedFunctionalGroupsSequence")
+_FRAME_GROUPS = tag("PerFrameFunctionalGroupsSequence")
 _FRAME_ANATOMY = tag("FrameAnatomySequence")
 _FRAME_LATERALITY = tag("FrameLaterality")
 _PATIENT_ORIENTATION = tag("PatientOrientation")
@@ -90,6 +91,8 @@ def read_side(dataset: Dataset) -> tuple[str | None, str | None]:
         the side is None), or if Patient Orientation suggests the other side (then the explicit one is kept).
     """
     anatomy = shared_groups(dataset, _FRAME_ANATOMY)
+    if not anatomy:
+        anatomy = [item for group in items(dataset, _FRAME_GROUPS)[:1] for item in items(group, _FRAME_ANATOMY)]
     stated = {
         "ImageLaterality": text(dataset, _IMAGE_LATERALITY),
         "Laterality": text(dataset, _LATERALITY),
