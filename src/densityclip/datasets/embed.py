@@ -161,7 +161,7 @@ def _images(images: Rows, table: Path, request: Request) -> pl.DataFrame:
 def _image_ids(tails: pl.Series) -> pl.Series:
     """The names of the files; of names that stand in several folders (views named alike), the whole path."""
     names = tails.str.extract(r"([^/]+?)(?:\.dcm)?$")
-    return names.to_frame("name").select(pl.when(names.is_duplicated()).then(tails).otherwise("name"))["name"]
+    return names.zip_with(~names.is_duplicated(), tails)
 
 
 def _text(images: Rows, *columns: str) -> pl.Series:
