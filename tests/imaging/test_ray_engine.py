@@ -120,7 +120,7 @@ def _watch(used: set[int], lose: Callable[[], None] | None) -> None:
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_said_in_one_sentence(ray) -> None:
     with pytest.raises(UserError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be reached"):
-        open_engine("ray", RECIPE, ray_address="127.0.0.1:1").__enter__()
+        list(open_engine("ray", RECIPE, ray_address="127.0.0.1:1").run(pl.Series(["a"])))
 
 
 def test_without_ray_the_command_to_install_it_is_named(monkeypatch) -> None:

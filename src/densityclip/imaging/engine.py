@@ -38,13 +38,12 @@ _SIGKILL = -9  # as a status of subprocess; the signal itself has no name on Win
 
 
 class Engine(AbstractContextManager["Engine"], Protocol):
-    """Prepares files.
+    """Prepares files; used in a with block, and nothing is started before it is needed."""
 
-    Attributes:
-        workers: Files that are prepared at the same time.
-    """
-
-    workers: int
+    @property
+    def workers(self) -> int:
+        """Files that are prepared at the same time."""
+        ...
 
     def run(self, paths: pl.Series) -> Iterator[Timed]:
         """Prepare files.
@@ -155,7 +154,7 @@ class LocalEngine:
             timeout: Seconds that one file may take.
             call: What prepares a file; a function of a module, which the workers import.
         """
-        self.workers = max(1, workers)
+        self._workers = max(1, workers)
         self._timeout = timeout
         self._greeting = (recipe, timeout, call)
         self._pool: list[_Worker] = []
@@ -179,6 +178,11 @@ class LocalEngine:
             worker.end()
         self._pool.clear()
         self._files.close()
+
+    @property
+    def workers(self) -> int:
+        """Processes."""
+        return self._workers
 
     def run(self, paths: pl.Series) -> Iterator[Timed]:
         """Prepare files; see `Engine.run`."""

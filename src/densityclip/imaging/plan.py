@@ -33,7 +33,8 @@ class Estimate:
 
     Attributes:
         images: Images of the index that are still to do.
-        bytes: On the disk, images and rows, of those still to do.
+        total: Images of the index.
+        bytes: On the disk, pixels and rows, of those still to do.
         free: Bytes that are free there.
         seconds: With all workers of the engine; None if no file of the sample could be prepared.
         workers: Files prepared at the same time.
@@ -41,6 +42,7 @@ class Estimate:
     """
 
     images: int
+    total: int
     bytes: int
     free: int
     seconds: float | None
@@ -49,7 +51,11 @@ class Estimate:
 
     def sentence(self) -> str:
         """It, in words."""
-        size = f"{self.images} images; the cache will take {said_bytes(self.bytes)}, {said_bytes(self.free)} are free"
+        size = f"{said_bytes(self.bytes)} on the disk, where {said_bytes(self.free)} are free"
+        if self.images < self.total:
+            size = f"Going on: {self.images} of {self.total} images are left, {size}"
+        else:
+            size = f"{self.images} images, {size}"
         by = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
         if self.seconds is None:
             return f"{size}. None of {self.sampled} files tried could be prepared, so the time is unknown."
@@ -132,6 +138,7 @@ def estimate(
     seconds = _extrapolated(plan.index["modality"].slice(done), spent) / engine.workers if good else None
     return Estimate(
         images=images,
+        total=plan.index.height,
         bytes=round(plan.bytes * images / plan.index.height),
         free=_free(out)[1],
         seconds=seconds,

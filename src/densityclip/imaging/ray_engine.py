@@ -61,25 +61,31 @@ class RayEngine:
             import ray.data  # noqa: F401
         except ImportError as error:
             raise UserError("Ray is not installed", "pip install 'densityclip[ray]', or use --engine local") from error
-        self.workers = workers or 0
+        self._wanted, self._workers = workers, 0
         self._recipe, self._timeout, self._address = recipe, timeout, address
         self._mine = ExitStack()
 
     def __enter__(self) -> Self:
-        import ray
-
-        if not ray.is_initialized():
-            self._start()
-            self._mine.callback(ray.shutdown)
-        cpus = int(ray.cluster_resources().get("CPU", 0))
-        # More actors than CPUs would be waited for without end.
-        self.workers = max(1, min(self.workers or cpus, cpus))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._mine.close()
+
+    @property
+    def workers(self) -> int:
+        """Files that are prepared at the same time; Ray is started to find out."""
+        if not self._workers:
+            import ray
+
+            if not ray.is_initialized():
+                self._start()
+                self._mine.callback(ray.shutdown)
+            cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))
+            # More tasks than CPUs would be waited for without end.
+            self._workers = min(self._wanted or cpus, cpus)
+        return self._workers
 
     def _start(self) -> None:
         import ray
@@ -88,7 +94,7 @@ class RayEngine:
             logging.getLogger(name).setLevel(logging.ERROR)
         # Without a word, ray.init() would join whatever cluster was last started on this machine.
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
-        cpus = (self.workers or None) if address == "local" else None
+        cpus = self._wanted if address == "local" else None
         try:
             _knock(address)
             ray.init(
@@ -113,13 +119,14 @@ class RayEngine:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         context.execution_options.verbose_progress = False
-        blocks = self._blocks(len(paths))
+        workers = self.workers
+        blocks = self._blocks(len(paths), workers)
         data = ray.data.from_arrow(paths.alias("path").to_frame().to_arrow(), override_num_blocks=blocks)
         prepared = data.map_batches(
             functools.partial(_prepare_block, recipe=self._recipe, timeout=self._timeout, version=__version__),
             batch_size=None,
             batch_format="pyarrow",
-            compute=TaskPoolStrategy(size=self.workers),
+            compute=TaskPoolStrategy(size=workers),
             num_cpus=1,
         )
         shape = (-1, self._recipe.height, self._recipe.width)
@@ -132,11 +139,11 @@ class RayEngine:
             words = str(error).strip().split("\n")[-1]
             raise UserError(f"Ray gave up: {words}", "look at `ray status`, then run the same command again") from error
 
-    def _blocks(self, images: int) -> int:
+    def _blocks(self, images: int, workers: int) -> int:
         volume = prepared_count(1_000, self._recipe)
         a_row = self._recipe.height * self._recipe.width * self._recipe.dtype.itemsize * volume
         a_block = max(1, min(_IMAGES_A_BLOCK, _BYTES_A_BLOCK // a_row))
-        return max(-(-images // a_block), min(images, _BLOCKS_A_WORKER * self.workers))
+        return max(-(-images // a_block), min(images, _BLOCKS_A_WORKER * workers))
 
 
 def _prepare_block(batch: Any, recipe: Recipe, timeout: float, version: str) -> Any:
