@@ -128,9 +128,14 @@ def split(
     Returns:
         The splits, and what must be said of them: cohorts of one institution, patients that are studies.
     """
-    from densityclip.datasets.splits import make_splits, split_notes
+    from densityclip.datasets.splits import NEEDED, make_splits, split_notes
 
-    cohorts = {name: read_table(path, "index") for name, path in indexes.items()}
+    cohorts, inputs = {}, {}
+    for name, path in indexes.items():
+        table = read_table(path, "index")
+        inputs[name] = hash_table(table)
+        # A million rows of all columns take half a gigabyte; one cohort at a time is enough.
+        cohorts[name] = table.select(NEEDED)
     splits = make_splits(cohorts, external=external, folds=folds, seed=seed)
     notes = split_notes(
         cohorts, external=external, index_notes={name: _index_notes(path) for name, path in indexes.items()}
@@ -140,7 +145,7 @@ def split(
         out.with_suffix(".manifest.json"),
         step="split",
         config={"external": sorted(external), "folds": folds, "seed": seed},
-        inputs={name: hash_table(table) for name, table in cohorts.items()},
+        inputs=inputs,
         counts=dict(splits.group_by("part").len().sort("part").iter_rows()),
         notes=notes,
     )
