@@ -193,6 +193,20 @@ def test_more_or_fewer_frames_than_promised_are_refused(tmp_path, syntax, promis
     assert reason == wanted, detail
 
 
+@pytest.mark.parametrize(("stated", "frames"), [("0", 1), ("", 1), ("1", 1)])
+def test_a_number_of_frames_that_says_nothing_is_one(tmp_path, stated, frames) -> None:
+    path = write(breast_like(), ExplicitVRLittleEndian, tmp_path / "x", NumberOfFrames=stated)
+    with read_frames(path) as reader:
+        assert reader.frames == frames
+    content = path.read_bytes()
+    place = content.find(b"\x28\0\x08\0IS")
+    if stated:
+        path.write_bytes(content[: place + 8] + b"1." + content[place + 10 :])
+        assert outcome(path)[0] in (None, Reason.BAD_HEADER)
+        path.write_bytes(content[: place + 8] + b"ab" + content[place + 10 :])
+        assert outcome(path)[0] == Reason.BAD_HEADER
+
+
 def test_native_data_of_more_frames_than_promised_is_refused(tmp_path) -> None:
     volume = np.stack([breast_like()] * 3)
     path = write(volume, ExplicitVRLittleEndian, tmp_path / "x", NumberOfFrames=2)

@@ -1,7 +1,7 @@
 """Decode a DICOM file frame by frame into display values in [0, 1]."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,13 +21,7 @@ from pydicom.uid import (
 from densityclip.dicom import decoders
 from densityclip.dicom.codestream import JPEG_SYNTAXES, Codestream, read_codestream
 from densityclip.dicom.display import display_table, has_own_display
-from densityclip.dicom.fragments import (
-    Layout,
-    encapsulated_layout,
-    find_pixel_data,
-    native_layout,
-    read_pieces,
-)
+from densityclip.dicom.fragments import Layout, encapsulated_layout, find_pixel_data, native_layout, read_pieces
 from densityclip.dicom.header import PARSE_ERRORS, is_dicom, quiet
 from densityclip.dicom.inflate import parse_header
 from densityclip.dicom.stored import StoredValues, read_stored, required_integer, stored_values
@@ -45,7 +39,7 @@ _DECODE_ERRORS = (*PARSE_ERRORS, RuntimeError)
 _SHARED = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FrameReader:
     """The frames of one DICOM file, decoded one at a time, so that a volume of 700 MB never lies in memory whole.
 
@@ -217,17 +211,14 @@ def read_frames(path: Path) -> Iterator[FrameReader]:
             `decode_failed` (a transfer syntax that nothing decodes).
     """
     with contextlib.ExitStack() as files:
-        yield _parsed(lambda: _open(path, files))
-
-
-def _parsed(read: Callable[[], FrameReader]) -> FrameReader:
-    try:
-        with quiet():
-            return read()
-    except FileNotFoundError as error:
-        raise Refused(Reason.MISSING_FILE) from error
-    except PARSE_ERRORS as error:
-        raise Refused(Reason.UNREADABLE, f"the header cannot be parsed ({type(error).__name__})") from error
+        try:
+            with quiet():
+                reader = _open(path, files)
+        except FileNotFoundError as error:
+            raise Refused(Reason.MISSING_FILE) from error
+        except PARSE_ERRORS as error:
+            raise Refused(Reason.UNREADABLE, f"the header cannot be parsed ({type(error).__name__})") from error
+        yield reader
 
 
 def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
@@ -240,7 +231,7 @@ def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
     syntax = _transfer_syntax(dataset)
     vr, length = find_pixel_data(stream, syntax)
     rows, columns = required_integer(dataset, "Rows"), required_integer(dataset, "Columns")
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = _frames(dataset)
     _check_shape(dataset, rows, columns, frames)
     values = stored_values(dataset)
     if syntax in NATIVE_SYNTAXES:
@@ -249,12 +240,20 @@ def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
         size = values.allocated // 8
         layout = native_layout(stream, vr, length, frames * rows * columns * size, min(rows, columns) * size)
     elif syntax not in decoders.SYNTAXES:
-        raise Refused(Reason.DECODE_FAILED, f"nothing decodes transfer syntax {syntax}")
+        # Of a damaged header the value may be anything, a name as well.
+        known = syntax if set(syntax) <= set("0123456789.") else "that is no UID"
+        raise Refused(Reason.DECODE_FAILED, f"nothing decodes transfer syntax {known}")
     elif length is not None:
         raise Refused(Reason.BAD_HEADER, "the pixel data is not encapsulated, the transfer syntax is compressed")
     else:
         layout = encapsulated_layout(stream, syntax, dataset, frames)
     return FrameReader(frames, rows, columns, dataset, values, syntax, stream, layout)
+
+
+def _frames(dataset: Dataset) -> int:
+    # Without the attribute, or with nothing or 0 in it, there is one frame; the length of the pixel data is checked.
+    element = dataset.get_item("NumberOfFrames")
+    return (required_integer(dataset, "NumberOfFrames") or 1) if element is not None and element.value else 1
 
 
 def _transfer_syntax(dataset: Dataset) -> str:
