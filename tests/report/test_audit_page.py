@@ -51,6 +51,13 @@ def test_every_total_limit_note_and_exclusion_is_on_the_page(page: str) -> None:
     assert "Exams whose breasts differ" in said
 
 
+def test_a_remedy_is_shown_where_there_is_one() -> None:
+    implant, male = lay_out(content()).excluded
+    assert (implant.name, male.name) == ("implant", "male")
+    assert implant.detail.startswith("What you can do: Use the views with the implant displaced")
+    assert "What you can do" not in male.detail
+
+
 def test_the_page_fetches_nothing_runs_nothing_and_names_nobody(page: str) -> None:
     assert "<script" not in page
     assert "http" not in page

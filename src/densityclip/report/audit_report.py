@@ -191,12 +191,14 @@ def _excluded(items: Sequence[Mapping[str, Any]]) -> tuple[Bar, ...]:
             for name, part in item.items()
             if name.startswith("by_")
         ]
-        said = " ".join(str(item[name]) for name in ("sentence", "remedy") if item.get(name))
+        remedy = str(item.get("remedy", ""))
+        if remedy and not remedy.startswith("Nothing"):
+            lines.insert(0, f"What you can do: {remedy.replace('`', '')}")
         width = round(100 * item["images"] / most, 2)
         bars.append(
             Bar(
                 label(item["reason"]),
-                (text(item["images"]), said),
+                (text(item["images"]), str(item.get("sentence", ""))),
                 (("excluded", width, "", text(item["images"])),),
                 " · ".join(lines),
             )
