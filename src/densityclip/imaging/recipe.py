@@ -155,10 +155,10 @@ def slabs(frames: int, dbt_slices: str) -> tuple[Slab, ...]:
     """What of a volume is prepared, in the order of its depth.
 
     `spread` and `slab` cut the volume into k parts of equal thickness (all slices of their own if there are no more
-    than k); `spread` takes the middle slice of each, `slab` the mean of all its slices. Workstations show slabs of about
-    a centimetre as a mean or as a maximum; for soft tissue, which density is about, the mean has the better contrast to
-    noise, and the maximum for calcifications (Diekmann 2009, J Digit Imaging 22). Nor does a mean become brighter as the
-    breast becomes thicker, as a maximum does; `max` is there to be compared.
+    than k); `spread` takes the middle slice of each, `slab` the mean of all its slices. Workstations show slabs of
+    about a centimetre as a mean or as a maximum; for soft tissue, which density is about, the mean has the better
+    contrast to noise, and the maximum for calcifications (Diekmann 2009, J Digit Imaging 22). Nor does a mean become
+    brighter as the breast becomes thicker, as a maximum does; `max` is there to be compared.
 
     Args:
         frames: Number of frames, at least 1; a file of one frame is one slab of one.
