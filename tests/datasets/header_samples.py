@@ -41,6 +41,38 @@ def write_view(path: Path, patient: str, side: str = "L", view: str = "CC", **at
     return path
 
 
+def write_report(path: Path, patient: str, *, device: bool = False, **categories: str) -> Path:
+    """Write a Comprehensive SR of a patient's study; `left="B"` states a category, in the older SRT codes."""
+    sides = {"left": "T-04030", "right": "T-04020", "both": "T-04080"}
+    when = categories.pop("date", "20240201")
+    answers = [
+        _answer("F-01710", f"F-0171{'ABCD'.index(category) + 1}", _answer("G-C171", sides[side]))
+        for side, category in categories.items()
+    ]
+    report = Dataset()
+    report.SOPClassUID, report.Modality = "1.2.840.10008.5.1.4.1.1.88.33", "SR"
+    report.SOPInstanceUID = generate_uid(entropy_srcs=[path.name, patient, when])
+    report.StudyInstanceUID, report.PatientID = study_uid(patient), patient
+    report.ContentDate, report.ContentTime, report.ValueType = when, "120000", "CONTAINER"
+    report.ContentSequence = Sequence([*([_answer("121005", "121007")] if device else []), *answers])
+    report.file_meta = FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    report.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _answer(name: str, value: str, *modifiers: Dataset) -> Dataset:
+    item = Dataset()
+    item.RelationshipType, item.ValueType = "CONTAINS", "CODE"
+    for keyword, code in (("ConceptNameCodeSequence", name), ("ConceptCodeSequence", value)):
+        coded = Dataset()
+        coded.CodeValue, coded.CodingSchemeDesignator, coded.CodeMeaning = code, "SRT", "x"
+        setattr(item, keyword, Sequence([coded]))
+    if modifiers:
+        item.ContentSequence = Sequence(modifiers)
+    return item
+
+
 def study_uid(patient: str) -> str:
     return str(generate_uid(entropy_srcs=[patient, "study"]))
 

@@ -113,11 +113,18 @@ def _folders(source: str, unreadable: list[str]) -> Iterator[list[str]]:
             continue
         files = []
         for entry in inside:
-            if entry.is_dir() and not entry.name.startswith("."):
-                (linked if entry.is_symlink() else waiting).append(entry.path)
-            elif not entry.is_dir() or entry.is_symlink() or entry.name.startswith("."):
+            if entry.name.startswith(".") or not _leads_to_folder(entry):
                 files.append(entry.path)
+            else:
+                (linked if entry.is_symlink() else waiting).append(entry.path)
         yield files
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself; reading it as a file will say so
 
 
 def _kinds(paths: pl.Series) -> str:
