@@ -16,7 +16,7 @@ _ALWAYS_OUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("no_men", ("male",), "Not for men"),
     (
         "no_special_views",
-        ("nonstandard_view", "unknown_view", "magnification", "specimen", "special_acquisition", "projection"),
+        ("nonstandard_view", "unknown_view", "magnification", "partial_view", "specimen", "special_acquisition"),
         "Not for other views than CC and MLO, nor for spot, magnified, specimen, contrast or biopsy images",
     ),
     ("no_raw_images", ("for_processing",), "Not for raw images (For Processing)"),
