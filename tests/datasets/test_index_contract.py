@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densityclip.artifacts import read_table
-from densityclip.datasets import contract, headers
+from densityclip.datasets import headers
 from densityclip.datasets.contract import Candidates, collect, leave_out, write_index
 from densityclip.datasets.headers import HeaderRules
 from densityclip.errors import UserError
@@ -273,4 +273,10 @@ def test_notes_stand_in_the_manifest_and_in_the_audit(tmp_path) -> None:
 def test_candidates_need_a_path_each_and_known_columns() -> None:
     for columns in ({"path": ["a", None]}, {"image_id": ["a"]}, {"path": ["a"], "weight": [1]}):
         with pytest.raises(ValueError, match="candidates need"):
-            contract.Candidates(rows=pl.DataFrame(columns), rules=TABLE_ONLY)
+            Candidates(rows=pl.DataFrame(columns), rules=TABLE_ONLY)
+
+
+@pytest.mark.parametrize("words", [{"laterality": "left"}, {"modality": "MG"}, {"density": "2"}, {"reason": "ugly"}])
+def test_an_adapter_that_hands_over_other_words_than_an_index_has_is_stopped(words) -> None:
+    with pytest.raises(ValueError, match=next(iter(words))):
+        Candidates(rows=pl.DataFrame({"path": "a"} | words), rules=TABLE_ONLY)

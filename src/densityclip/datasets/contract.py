@@ -20,8 +20,17 @@ from densityclip.datasets.headers import SEEN, HeaderRules, look_at
 from densityclip.datasets.labels import LabelTable
 from densityclip.datasets.parts import Parts
 from densityclip.datasets.settle import settle
+from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
+from densityclip.records import Laterality, Modality
+
+_WORDS = {
+    "laterality": frozenset(Laterality),
+    "modality": frozenset(Modality),
+    "density": frozenset(CATEGORIES),
+    "reason": frozenset(Reason),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,8 @@ class Candidates:
 
     Attributes:
         rows: Columns of the schema `excluded`, as many as are known. `path` is absolute and never null; `reason` and
-            `detail` are set on rows that are left out already; views keep their own words (`ML`).
+            `detail` are set on rows that are left out already; views keep their own words (`ML`), sides, modalities
+            and densities are those of an index.
         rules: How the files' headers are used.
         labels: Labels that are found by what the header says; None if the rows have theirs.
         notes: Sentences for the audit, such as that patients are studies because there is no patient id.
@@ -70,6 +80,10 @@ class Candidates:
         unknown = set(self.rows.columns) - set(EXCLUDED)
         if unknown or "path" not in self.rows.columns or self.rows["path"].null_count():
             raise ValueError(f"candidates need a path each and only columns of an index, not {sorted(unknown)}")
+        for name in set(_WORDS) & set(self.rows.columns):
+            strange = set(self.rows[name].drop_nulls().unique()) - _WORDS[name]
+            if strange:
+                raise ValueError(f"candidates have {name} {', '.join(sorted(strange))}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,8 @@ def modality_of(facts: HeaderFacts) -> Modality:
 
     Neither the SOP class nor the number of frames decides alone: synthesized images travel as Digital Mammography or
     as one-frame Breast Tomosynthesis. In order: an image type that says synthesized; a tomosynthesis object with
-    several frames; a series named after a vendor's synthesized view; plain Digital Mammography For Presentation.
+    several frames; a series named after a vendor's synthesized view; plain Digital Mammography For Presentation, of
+    one frame.
     """
     if facts.sop_class not in (DM_FOR_PRESENTATION, DM_FOR_PROCESSING, TOMOSYNTHESIS):
         return Modality.UNKNOWN
@@ -40,7 +41,7 @@ def modality_of(facts: HeaderFacts) -> Modality:
         return Modality.S2D
     # A single slice or projection stored in the DM class names itself in value 3; it is no DM.
     plain = not any(word.startswith("TOMO") for word in facts.image_type[2:3])
-    if facts.sop_class == DM_FOR_PRESENTATION and plain:
+    if facts.sop_class == DM_FOR_PRESENTATION and plain and facts.frames == 1:
         return Modality.DM
     return Modality.UNKNOWN
 

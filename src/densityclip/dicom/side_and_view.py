@@ -22,6 +22,17 @@ _FRAME_GROUPS = tag("PerFrameFunctionalGroupsSequence")
 _FRAME_ANATOMY = tag("FrameAnatomySequence")
 _FRAME_LATERALITY = tag("FrameLaterality")
 _PATIENT_ORIENTATION = tag("PatientOrientation")
+# What of a header `read_view` and `read_side` look at, the groups of single frames aside.
+SIDE_AND_VIEW_TAGS: tuple[BaseTag, ...] = (
+    _VIEW_CODE,
+    _VIEW_POSITION,
+    _ANATOMIC_REGION,
+    _FUJI_MENU,
+    _IMAGE_LATERALITY,
+    _LATERALITY,
+    _SHARED_GROUPS,
+    _PATIENT_ORIENTATION,
+)
 _SPECIMEN_CODES = tuple(code.encode() for code, word in MODIFIERS.items() if word == "specimen")
 _MENU_VIEW = re.compile(r"(?<![A-Z])[LR]?(CC|MLO)(?![A-Z])")
 
