@@ -321,7 +321,8 @@ def _assign(
     draw = _Draw(cohort, patients, seed)
     everyone = np.arange(len(patients.names))
     if folds == 1:
-        return [np.asarray(list(shares))[draw.share_out(everyone, list(shares.values()), f"the parts {_list(shares)}")]]
+        wanted = f"the parts {', '.join(shares)}"
+        return [np.asarray(list(shares))[draw.share_out(everyone, list(shares.values()), wanted)]]
     test, calibration = shares.get(Part.TEST.value, 0.0), shares.get(Part.CALIBRATION.value, 0.0)
     wanted = f"{folds} folds"
     tested = draw.share_out(everyone, [1 - test, test], wanted) if test else np.zeros_like(everyone)
@@ -340,10 +341,6 @@ def _assign(
             parts[training[draw.share_out(training, [1 - share, share], wanted) == 1]] = Part.CALIBRATION.value
         result.append(parts)
     return result
-
-
-def _list(names: Collection[str]) -> str:
-    return ", ".join(names)
 
 
 class _Draw:
