@@ -43,3 +43,11 @@ def test_engines_and_their_options_are_checked_before_anything_starts(densitycli
         assert said in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "c").exists()
+
+
+def test_the_sizes_in_the_documents_are_those_of_the_recipe() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cache.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (\d+) x \d+ \| ([\d.]+) GB \| ([\d.]+) GB \|$", text, flags=re.MULTILINE)
+    assert [int(size) for size, _, _ in lines] == [224, 288, 448]
+    for size, small, large in lines:
+        assert (small, large) == (f"{int(size) ** 2 / 1e4:.1f}", f"{int(size) ** 2 / 5e3:.1f}")

@@ -55,7 +55,11 @@ def test_ray_writes_the_same_bytes_silently_and_leaves_no_process(ray, tmp_path)
     before = processes()
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "index.parquet"), str(tmp_path / "ray")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "24 24\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    counted, stopped = done.stdout.splitlines()
+    assert counted == "24 24"
+    assert "Ray gave up" in stopped
+    assert "the job was started with 0.0.0" in stopped
     assert data_of(tmp_path / "ray") == data_of(tmp_path / "local")
     assert processes() <= before
 
@@ -64,6 +68,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import polars as pl
+from densityclip.errors import UserError
+from densityclip.imaging import ray_engine
 from densityclip.imaging.cache import build_cache
 from densityclip.imaging.engine import open_engine
 from densityclip.imaging.plan import estimate, make_plan
@@ -75,6 +81,12 @@ with open_engine("ray", recipe, workers=2, timeout=2) as engine:
     said = []
     build_cache(index, Path(sys.argv[2]), recipe, engine=engine, progress=lambda *numbers: said.append(numbers))
     print(*said[-1])
+    # As a node with another release sees it.
+    ray_engine.__version__ = "0.0.0"
+    try:
+        list(engine.run(index["path"].head(1)))
+    except UserError as error:
+        print(error)
 """
 
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -90,8 +91,6 @@ class RayEngine:
     def _start(self) -> None:
         import ray
 
-        for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         # Without a word, ray.init() would join whatever cluster was last started on this machine.
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         cpus = self._wanted if address == "local" else None
@@ -115,6 +114,8 @@ class RayEngine:
 
         if not len(paths):
             return
+        # What it has to say of a failure is said in one line, below.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
@@ -126,7 +127,7 @@ class RayEngine:
             functools.partial(_prepare_block, recipe=self._recipe, timeout=self._timeout, version=__version__),
             batch_size=None,
             batch_format="pyarrow",
-            compute=TaskPoolStrategy(size=workers),
+            compute=TaskPoolStrategy(size=min(workers, blocks)),
             num_cpus=1,
         )
         shape = (-1, self._recipe.height, self._recipe.width)
@@ -136,8 +137,9 @@ class RayEngine:
                 for row in batch.to_pylist():
                     yield _timed(row, shape, self._recipe.dtype)
         except ray.exceptions.RayError as error:
-            words = str(error).strip().split("\n")[-1]
-            raise UserError(f"Ray gave up: {words}", "look at `ray status`, then run the same command again") from error
+            raise UserError(
+                f"Ray gave up: {_cause(error)}", "look at `ray status`, then run the same command again"
+            ) from error
 
     def _blocks(self, images: int, workers: int) -> int:
         volume = prepared_count(1_000, self._recipe)
@@ -161,6 +163,12 @@ def _watched_worker(recipe: Recipe, timeout: float) -> LocalEngine:
     Ray itself starts a task whose process died again, without end. The process ends when its pipe is closed.
     """
     return LocalEngine(recipe, timeout=timeout).__enter__()
+
+
+def _cause(error: Exception) -> str:
+    """The line that says why, out of the traces of several processes, of which the first is the innermost."""
+    said = re.search(r"^\w*(?:Error|Exception): (.+)$", str(error), flags=re.MULTILINE)
+    return said.group(1) if said else type(error).__name__
 
 
 def _knock(address: str) -> None:
