@@ -167,7 +167,7 @@ def test_whatever_a_power_cut_leaves_of_the_working_files_the_end_is_the_same(
     assert data_of(out) == data_of(built)
 
 
-@pytest.mark.parametrize("step", ["_rows", "write_table", "write_manifest"])
+@pytest.mark.parametrize("step", ["write_table", "_rows", "write_json", "write_manifest"])
 def test_killed_while_finishing_it_ends_with_the_same_files(built, index, tmp_path, step, engine, monkeypatch) -> None:
     out = tmp_path / "cache"
     killed_at(cache_module, step, index, out, engine, monkeypatch)
@@ -316,6 +316,7 @@ def test_relative_paths_start_at_the_given_folder(files, tmp_path) -> None:
 def test_all_refused_and_no_images_are_mistakes_of_the_user(files, tmp_path, engine) -> None:
     with pytest.raises(UserError, match="every image was refused"):
         build_cache(index_of(files[3:5]), tmp_path / "a", RECIPE, engine=engine)
+    assert read_table(tmp_path / "a" / "refused.parquet", "excluded").height == 2
     with pytest.raises(UserError, match="no images"):
         build_cache(index_of([]), tmp_path / "b", RECIPE)
 

@@ -26,7 +26,7 @@ def test_it_says_first_how_large_and_how_long_and_last_what_was_refused_and_why(
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     first, last = done.stdout.splitlines()
     pattern = (
-        r"6 images, \d+ kB on the disk, where [\d.]+ [GT]B are free\. About \d+ s with 1 worker, measured on 5 of .*"
+        r"6 images, \d+ kB on the disk, where [\d.]+ [GT]B are free\. About \d+ s with 1 worker, measured on 4 of .*"
     )
     assert re.fullmatch(pattern, first)
     assert last.startswith("3 images prepared, 3 refused (")

@@ -221,16 +221,17 @@ def _finish(plan: Plan, out: Path, unfinished: Unfinished, identity: dict[str, s
     assert unfinished.done == plan.index.height, "an image was neither prepared nor refused"
     lost = _refused(plan, unfinished)
     reasons = _count(lost["reason"])
+    write_table(lost, out / "refused.parquet", "excluded")
     if lost.height == plan.index.height:
         counted = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-        raise UserError(f"every image was refused ({counted})", f"look at the files; delete {out} to try again")
+        listed = f"see {out / 'refused.parquet'}; delete {out} to try again"
+        raise UserError(f"every image was refused ({counted})", listed)
     rows = _rows(plan, unfinished)
     unfinished.place_images(out / "images.npy")
     with atomic_path(out / "rows.parquet") as temporary:
         rows.write_parquet(
             temporary, metadata={"densityclip_kind": "cache-rows", "schema_version": str(SCHEMA_VERSION)}
         )
-    write_table(lost, out / "refused.parquet", "excluded")
     write_json(out / "recipe.json", plan.recipe.to_dict())
     summary = {"images": plan.index.height - lost.height, "rows": rows.height, "refused": lost.height}
     write_manifest(

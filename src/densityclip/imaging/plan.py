@@ -143,7 +143,7 @@ def estimate(
         free=_free(out)[1],
         seconds=seconds,
         workers=engine.workers,
-        sampled=len(warm) + sum(map(len, spent.values())),
+        sampled=len({*warm, *in_turn[: sum(map(len, spent.values()))]}),
     )
 
 
