@@ -1,0 +1,27 @@
+"""One function per command of the road: files in, files out. `cli` and `study` both call them."""
+
+from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
+from densityclip.steps.maps import choose_images, explain, explain_source
+from densityclip.steps.models import PREDICTIONS, predict, predict_cohort, read_predictions, train, write_predictions
+from densityclip.steps.scores import METRICS, compare, evaluate
+
+__all__ = [
+    "INDEX",
+    "METRICS",
+    "PREDICTIONS",
+    "choose_images",
+    "compare",
+    "evaluate",
+    "explain",
+    "explain_source",
+    "index",
+    "predict",
+    "predict_cohort",
+    "prepare",
+    "read_predictions",
+    "read_recipe",
+    "read_splits",
+    "split",
+    "train",
+    "write_predictions",
+]

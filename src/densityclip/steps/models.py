@@ -1,0 +1,179 @@
+"""Caches to a model, and a model's answers: train, predict."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from densityclip.artifacts import (
+    atomic_path,
+    conform,
+    hash_file,
+    hash_table,
+    read_table,
+    write_manifest,
+    write_table,
+)
+from densityclip.errors import UserError
+from densityclip.records import Status
+from densityclip.steps.archive import read_splits
+from densityclip.steps.maps import explain
+from densityclip.steps.progress import Report
+from densityclip.steps.sources import found_images, is_cache
+
+if TYPE_CHECKING:
+    from densityclip.inference.predictor import Predictor
+    from densityclip.model.bundle import Bundle
+    from densityclip.training.config import TrainConfig
+
+
+PREDICTIONS = "predictions.parquet"
+
+
+def train(
+    caches: Sequence[Path],
+    splits: Path,
+    foundation: Path,
+    out: Path,
+    config: "TrainConfig",
+    *,
+    data: dict[str, Any],
+    progress: Report = None,
+) -> Path:
+    """Train one model; returns the bundle's folder. A dataset's licence goes before what `data` says of it."""
+    from densityclip.datasets.licence import restricted_by
+    from densityclip.imaging.cache import Cache
+    from densityclip.training.fit import fit
+
+    restricted = restricted_by(caches)
+    if restricted:
+        data = data | {"redistribute": False, "restricted_by": restricted}
+    opened = [Cache.open(path) for path in caches]
+    return fit(opened, read_splits(splits), foundation, out, config, data=data, progress=progress)
+
+
+def predict(
+    source: Path,
+    bundle: "Bundle",
+    out: Path,
+    *,
+    splits: Path | None = None,
+    overlay: bool = False,
+    workers: int = 1,
+    progress: Report = None,
+) -> pl.DataFrame:
+    """Predict DICOM and image files, a folder of them, or a cache.
+
+    Writes `predictions.parquet`, `predictions.csv`, a JSON per exam, and overlays on request.
+
+    Args:
+        source: What to predict.
+        bundle: The model.
+        out: Where to write.
+        splits: Split file that says which part each patient belongs to; without it, no row has a part.
+        overlay: Whether to draw where the model looked.
+        workers: Processes that read headers.
+        progress: Told (done, total) images.
+
+    Returns:
+        Schema `predictions`.
+
+    Raises:
+        UserError: There is nothing to read, or the cache has another recipe.
+    """
+    from densityclip.deliver.answer import write_answers
+    from densityclip.inference.predictor import Predictor, all_levels, image_table
+
+    if is_cache(source) and splits is None:
+        _refuse_training_cache(source, bundle)
+    predictor = Predictor(bundle)
+    found, excluded = found_images(source, workers)
+    if is_cache(source):
+        images = _cached_images(source, predictor, progress)
+    else:
+        files = predictor.predict_files(found)
+        images = image_table(_counted(files, len(found), progress), predictor.calibration)
+        images = pl.concat([images, _refused_images(excluded)])
+    if splits is not None:
+        images = with_parts(images, read_splits(splits), fold=bundle.provenance["training"]["config"]["fold"])
+    table = all_levels(images)
+    write_predictions(table, out, config={"model": bundle.model_hash}, inputs={"index": hash_table(found)})
+    write_answers(table, bundle, out / "exams")
+    answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
+    usable = found.filter(pl.col("image_id").is_in(answered.implode()))
+    if overlay and len(usable):
+        explain({"": usable}, predictor, out / "overlays", progress=progress)
+    return table
+
+
+def _refuse_training_cache(cache: Path, bundle: "Bundle") -> None:
+    if hash_file(cache / "rows.parquet") in bundle.provenance["training"]["caches"]:
+        raise UserError(
+            f"the model was trained on patients of {cache}, and without their parts they would be scored like others",
+            "name the split file of the training with --splits",
+        )
+
+
+def _cached_images(cache: Path, predictor: "Predictor", progress: Report) -> pl.DataFrame:
+    """Image-level predictions of a cache, the images that it refused included."""
+    from densityclip.imaging.cache import Cache
+
+    images = predictor.predict_cache(Cache.open(cache), progress)
+    refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
+    return pl.concat([images, refused]).sort("image_id")
+
+
+def with_parts(images: pl.DataFrame, splits: pl.DataFrame, *, fold: int) -> pl.DataFrame:
+    """Predictions with the cohort, part and fold that a split gives their patients."""
+    parts = splits.filter(pl.col("fold") == fold).select("patient_id", "cohort", "part", "fold")
+    joined = images.drop("cohort", "part", "fold").join(parts, on="patient_id", how="left", maintain_order="left")
+    return conform(joined, "predictions")
+
+
+def predict_cohort(
+    cache: Path, bundle: Path, splits: pl.DataFrame, *, arm: str, progress: Report = None
+) -> pl.DataFrame:
+    """Predict the cache of a study's cohort with one of its arms.
+
+    Returns:
+        Schema `predictions`: images, breasts and exams.
+    """
+    from densityclip.inference.predictor import Predictor, all_levels
+    from densityclip.model.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    config = loaded.provenance["training"]["config"]
+    images = with_parts(_cached_images(cache, Predictor(loaded), progress), splits, fold=config["fold"])
+    return all_levels(images.with_columns(pl.lit(arm).alias("arm"), pl.lit(config["seed"], pl.Int64).alias("seed")))
+
+
+def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
+    from densityclip.inference.predictor import refused_row
+
+    rows = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
+    return conform(pl.DataFrame(rows, infer_schema_length=None), "predictions")
+
+
+def _counted(items: Any, total: int, progress: Report) -> Any:
+    for done, item in enumerate(items, start=1):
+        yield item
+        if progress is not None:
+            progress(done, total)
+
+
+def write_predictions(table: pl.DataFrame, out: Path, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """Write `predictions.parquet`, the same as CSV, and their manifest."""
+    write_table(table, out / PREDICTIONS, "predictions")
+    with atomic_path(out / "predictions.csv") as temporary:
+        conform(table, "predictions").write_csv(temporary)
+    counts = {
+        f"{level} {status}": count
+        for level, status, count in table.group_by("level", "status").len().sort("level", "status").iter_rows()
+    }
+    write_manifest(out / "predictions.manifest.json", step="predict", config=config, inputs=inputs, counts=counts)
+
+
+def read_predictions(path: Path) -> pl.DataFrame:
+    """Predictions from a file, or from the folder that `predict` or `study` wrote."""
+    return read_table(path / PREDICTIONS if path.is_dir() else path, "predictions")
