@@ -37,7 +37,7 @@ class Reason(StrEnum):
     )
     MISSING_FILE = (
         "missing_file",
-        "The table names a file that does not exist.",
+        "There is no such file: a table names it, or a link leads nowhere.",
         "Finish the copy, or correct the table's paths; `--no-files` plans without images.",
     )
     UNREADABLE_FOLDER = (

@@ -231,20 +231,51 @@ def test_unfinished_work_on_other_rows_is_not_used(tmp_path, caplog) -> None:
     assert "starting afresh" in caplog.text
 
 
-def test_a_worker_that_is_killed_ends_in_one_sentence_and_loses_nothing(tmp_path, monkeypatch) -> None:
+def test_what_was_missing_or_damaged_is_looked_at_again_and_nothing_else_is(tmp_path, monkeypatch) -> None:
+    candidates = Candidates(rows=many_files(tmp_path, 20), rules=FOLDER)
+    monkeypatch.setattr(headers, "_FILES_A_TASK", 5)
+    monkeypatch.setattr("densityclip.datasets.parts._ROWS_A_PART", 5)
+    empty, good = (Path(candidates.rows["path"][place]) for place in (3, 4))
+    content = empty.read_bytes()
+    empty.write_bytes(b"")
+
+    def killed(done: int, total: int) -> None:
+        if done == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_index(candidates, tmp_path / "out", config={}, progress=killed)
+    empty.write_bytes(content)
+    good.unlink()
+    write_index(candidates, tmp_path / "out", config={})
+    index = read_table(tmp_path / "out" / "index.parquet", "index")
+    excluded = read_table(tmp_path / "out" / "excluded.parquet", "excluded")
+    assert {str(empty), str(good)} <= {*index["path"], *excluded["path"]}
+    assert not set(excluded["reason"]) & {"empty_file", "missing_file"}
+    assert index.height + excluded.height == 20
+
+
+def test_a_file_that_kills_its_reader_costs_itself_alone(tmp_path, monkeypatch) -> None:
     candidates = Candidates(rows=many_files(tmp_path, 12), rules=FOLDER)
-    monkeypatch.setattr(headers, "_FILES_A_TASK", 3)
-    monkeypatch.setattr(headers, "_judge_slice", kill_this_process)
-    with pytest.raises(UserError, match=r"was killed.*--workers"):
-        write_index(candidates, tmp_path / "out", config={}, workers=2)
-    monkeypatch.undo()
-    kept, left_out, _ = write_index(candidates, tmp_path / "out", config={})
+    whole = collect(candidates)
+    monkeypatch.setattr(headers, "_FILES_A_TASK", 4)
+    monkeypatch.setattr(headers, "_judge_slice", killed_by_file_five)
+    kept, left_out, _ = write_index(candidates, tmp_path / "out", config={}, workers=2)
     assert kept + left_out == 12
+    excluded = read_table(tmp_path / "out" / "excluded.parquet", "excluded")
+    crashed = excluded.filter(pl.col("reason") == Reason.CRASHED.value)
+    assert [Path(path).name for path in crashed["path"]] == ["005"]
+    others = whole.excluded.filter(~pl.col("path").str.ends_with("005"))
+    assert excluded.filter(pl.col("reason") != Reason.CRASHED.value).equals(others)
 
 
-def kill_this_process(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
+_judge_slice = headers._judge_slice
+
+
+def killed_by_file_five(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
+    if "reason" not in rows.columns and rows["path"].str.ends_with("005").any():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _judge_slice(start, rows, rules)
 
 
 def test_an_index_of_nothing_is_written_and_then_said(tmp_path) -> None:

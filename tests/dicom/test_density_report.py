@@ -100,3 +100,20 @@ def test_a_report_cut_anywhere_is_read_or_refused(tmp_path) -> None:
         (tmp_path / "cut").write_bytes(whole[:length])
         with contextlib.suppress(Refused):
             assert read_composition(tmp_path / "cut").left in (None, "B")
+
+
+def test_the_work_on_a_report_grows_with_its_items_and_not_with_their_square(monkeypatch) -> None:
+    from densityclip.dicom import density_report
+
+    looks = 0
+    plain = density_report._code
+
+    def counted(item, keyword):
+        nonlocal looks
+        looks += 1
+        return plain(item, keyword)
+
+    monkeypatch.setattr(density_report, "_code", counted)
+    found = composition_of(report(*(coded("F-01710", SRT["B"], side("T-04030")) for _ in range(300))))
+    assert (found.left, found.right) == ("B", None)
+    assert looks < 300 * 20

@@ -196,3 +196,22 @@ def outcome(path: Path) -> str:
         return read_header(path).sop_class
     except Refused as refused:
         return refused.reason
+
+
+def test_a_deflated_header_that_inflates_without_end_is_refused(tmp_path) -> None:
+    import tracemalloc
+
+    dataset = mammogram()
+    dataset.add_new(0x00091001, "UN", bytes(200_000_000))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = tmp_path / "bomb"
+    dataset.save_as(path, enforce_file_format=True)
+    del dataset
+    assert path.stat().st_size < 1_000_000
+    tracemalloc.start()
+    with pytest.raises(Refused) as refused:
+        read_header(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.reason is Reason.TOO_LARGE
+    assert peak < 4_000_000

@@ -154,6 +154,7 @@ def write_index(
     if not candidates.rows.height:
         raise UserError("no image was found", "give a folder that holds mammograms")
     parts = Parts(out / ".work", candidates.rows, candidates.rules)
+    parts.look_again(candidates.rows, lambda rows: look_at(rows, candidates.rules, workers=workers))
     parts.keep(look_at(candidates.rows, candidates.rules, first=parts.done, workers=workers, progress=progress))
     index, excluded, counted = settle(parts.read(), candidates.labels)
     notes = (*candidates.notes, *counted)

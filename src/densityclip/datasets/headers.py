@@ -1,6 +1,5 @@
 """What the files say: headers read in worker processes, merged with what the table says, and judged row by row."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,7 +18,6 @@ from densityclip.dicom.eligibility import check_object, check_screening_view
 from densityclip.dicom.header import HeaderFacts, read_header
 from densityclip.dicom.modality import is_slab, modality_of
 from densityclip.dicom.picture import is_picture
-from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
 from densityclip.records import Modality
 
@@ -44,8 +42,6 @@ _STATED = ("laterality", "view", "modality", "implant")
 _FILES_A_TASK = 256
 _ROWS_WITHOUT_FILES = 50_000
 _TASKS_AHEAD = 4
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +78,8 @@ def look_at(
         progress: Called with the number of rows done and of all.
 
     Yields:
-        Schema `SEEN`, as many rows as went in; `reason` null means that the image is indexed.
-
-    Raises:
-        UserError: A worker process died.
+        Schema `SEEN`, as many rows as went in; `reason` null means that the image is indexed. A file that kills the
+        process that reads it is left out: `crashed`.
     """
     size = _FILES_A_TASK if rules.read_files else _ROWS_WITHOUT_FILES
     starts = range(first, rows.height, size)
@@ -99,24 +93,54 @@ def look_at(
             progress(done, rows.height)
 
 
-def _spread(slices: Iterator[tuple[int, pl.DataFrame, HeaderRules]], workers: int) -> Iterator[pl.DataFrame]:
+_Task = tuple[int, pl.DataFrame, HeaderRules]
+
+
+def _spread(slices: Iterator[_Task], workers: int) -> Iterator[pl.DataFrame]:
     # A million futures at once would hold a million rows twice; a few tasks ahead keep the workers busy.
-    waiting: deque[Future[pl.DataFrame]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            for task in slices:
-                waiting.append(pool.submit(_judge_slice, *task))
-                if len(waiting) >= workers * _TASKS_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that reads headers was killed, perhaps for want of memory",
-                "run the same command again with fewer --workers; finished work is kept",
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    waiting: deque[tuple[_Task, Future[pl.DataFrame]]] = deque()
+    pool = _pool(workers)
+    try:
+        for task in slices:
+            try:
+                future = pool.submit(_judge_slice, *task)
+            except BrokenProcessPool:
+                pool.shutdown(wait=False)
+                pool = _pool(workers)
+                future = pool.submit(_judge_slice, *task)
+            waiting.append((task, future))
+            if len(waiting) >= workers * _TASKS_AHEAD:
+                yield _outcome(*waiting.popleft())
+        while waiting:
+            yield _outcome(*waiting.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+
+def _outcome(task: _Task, future: Future[pl.DataFrame]) -> pl.DataFrame:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        # A worker that dies takes with it what all of them were at.
+        return _carefully(*task)
+
+
+def _carefully(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
+    """A slice by itself in a process of its own, and if that dies, each half of it: one file must not end a job."""
+    try:
+        with _pool(1) as alone:
+            return alone.submit(_judge_slice, start, rows, rules).result()
+    except BrokenProcessPool:
+        if rows.height == 1:
+            fact = "the process that read its header was killed, perhaps for want of memory"
+            return _judge_slice(start, leave_out(rows, pl.lit(value=True), Reason.CRASHED, fact), rules)
+        half = rows.height // 2
+        first, second = rows.slice(0, half), rows.slice(half)
+        return pl.concat([_carefully(start, first, rules), _carefully(start + half, second, rules)])
 
 
 def _judge_slice(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +12,22 @@ import polars as pl
 from densityclip import __version__
 from densityclip.artifacts import atomic_path, hash_json, hash_table, write_json
 from densityclip.datasets.headers import SEEN, HeaderRules
+from densityclip.reasons import Reason
 
 _ROWS_A_PART = 4_000
 _SECONDS_A_PART = 20.0
+# Reasons that a person may have mended between two runs.
+_MENDABLE = [
+    reason.value
+    for reason in (
+        Reason.MISSING_FILE,
+        Reason.EMPTY_FILE,
+        Reason.UNREADABLE,
+        Reason.TRUNCATED,
+        Reason.CRASHED,
+        Reason.UNREADABLE_FOLDER,
+    )
+]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +56,24 @@ class Parts:
     def _found(self) -> int:
         names = list(self._folder.glob(f"{self.done:09d}-*.parquet"))
         return int(names[0].stem.split("-")[1]) if names else 0
+
+    def look_again(self, rows: pl.DataFrame, look: Callable[[pl.DataFrame], Iterable[pl.DataFrame]]) -> None:
+        """Look again at what an earlier run found missing or damaged: copying it again is what its reason advised.
+
+        Args:
+            rows: The candidates.
+            look: Gives rows of the schema `SEEN` for some candidates, in their order.
+        """
+        for path in sorted(self._folder.glob("*.parquet")):
+            part = pl.read_parquet(path)
+            found = part["reason"].is_in(_MENDABLE).fill_null(value=False)
+            if not found.any():
+                continue
+            again = pl.concat(look(rows[part["_row"].filter(found)])).with_columns(part["_row"].filter(found))
+            with atomic_path(path) as temporary:
+                pl.concat([part.filter(~found), again]).sort("_row").write_parquet(temporary)
+        if self.done:
+            logger.info("%d rows are kept from an earlier run", self.done)
 
     def keep(self, slices: Iterable[pl.DataFrame]) -> None:
         """Write slices as they come, several to a file."""

@@ -93,6 +93,10 @@ def _label_by_reports(seen: pl.LazyFrame, notes: list[str]) -> pl.LazyFrame:
 
 def _latest(reports: pl.DataFrame) -> pl.DataFrame:
     """By study and side: the category of the latest report, and how many different ones there are."""
+    # A time without a day says nothing of what came later.
+    reports = reports.with_columns(
+        pl.when(pl.col("_report_date").str.contains(r"^\d{8}")).then("_report_date").otherwise(pl.lit(""))
+    )
     sides = pl.concat(
         reports.select(
             pl.col("_report_study").alias("study"),
@@ -112,11 +116,13 @@ def _latest(reports: pl.DataFrame) -> pl.DataFrame:
 def _leave_out_full_views_of_implants(seen: pl.LazyFrame) -> pl.LazyFrame:
     """A view with the implant displaced tells that the breast's other views show the implant, said or not."""
     displaced = pl.col("_implant_displaced").fill_null(value=False)
-    breasts = _run(seen.filter(displaced).select("exam_id", "laterality").drop_nulls().unique())
+    # With the patient: some tables count exams anew for each.
+    keys = ["patient_id", "exam_id", "laterality"]
+    breasts = _run(seen.filter(displaced).select(keys).drop_nulls().unique())
     if not breasts.height:
         return seen
     marked = breasts.lazy().with_columns(pl.lit(value=True).alias("_has_implant"))
-    joined = seen.join(marked, on=["exam_id", "laterality"], how="left", maintain_order="left")
+    joined = seen.join(marked, on=keys, how="left", maintain_order="left")
     full = pl.col("_has_implant") & ~displaced
     left_out = leave_out(joined, full, Reason.IMPLANT, "another view of this breast displaces an implant")
     return left_out.drop("_has_implant")

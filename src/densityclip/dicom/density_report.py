@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from densityclip.density import CONCEPT_CODE, SRT_VALUE_CODES, VALUE_CODES, denser
 from densityclip.dicom.header import PARSE_ERRORS, quiet
+from densityclip.dicom.inflate import parse_header
 from densityclip.reasons import Reason, Refused
 
 # SOP classes of reports that may hold a breast composition: Basic Text, Enhanced, Comprehensive, Comprehensive 3D,
@@ -43,9 +44,7 @@ _ALGORITHM_NAME, _OBSERVER_TYPE = "111001", "121005"
 _DEVICE, _PERSON = "121007", "121006"
 _CAD = "1.2.840.10008.5.1.4.1.1.88.50"
 # Far above any report (the largest CAD reports have a few thousand); a damaged file shall not take minutes.
-_MOST_ITEMS = 100_000
-
-_Item = tuple[Dataset, tuple[Dataset, ...]]
+_MOST_ITEMS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +76,8 @@ def read_composition(path: Path) -> Composition:
         Refused: `unreadable`: the file cannot be parsed.
     """
     try:
-        with quiet():
-            return composition_of(pydicom.dcmread(path, stop_before_pixels=True, force=True))
+        with quiet(), path.open("rb") as file:
+            return composition_of(parse_header(file)[0])
     except PARSE_ERRORS as error:
         raise Refused(Reason.UNREADABLE, f"the report cannot be parsed ({type(error).__name__})") from error
 
@@ -86,14 +85,13 @@ def read_composition(path: Path) -> Composition:
 def composition_of(report: Dataset) -> Composition:
     """The composition of a parsed report, see `read_composition`."""
     stated: dict[bool, dict[str, list[str]]] = {False: {"L": [], "R": []}, True: {"L": [], "R": []}}
-    for item, above in _items(report):
+    is_cad = str(report.get("SOPClassUID")) == _CAD
+    for item, context in _items(report):
         category = _CATEGORIES.get(_code(item, "ConceptCodeSequence"))
         if category is None or _code(item, "ConceptNameCodeSequence") not in _CONCEPTS:
             continue
-        path = (item, *above)
-        by_algorithm = str(report.get("SOPClassUID")) == _CAD or _by_algorithm(path)
-        for side in _sides(path):
-            stated[by_algorithm][side].append(category)
+        for side in context.sides:
+            stated[is_cad or context.by_algorithm][side].append(category)
     by_algorithm = not any(stated[False].values()) and any(stated[True].values())
     found = stated[by_algorithm]
     return Composition(
@@ -105,15 +103,26 @@ def composition_of(report: Dataset) -> Composition:
     )
 
 
-def _items(report: Dataset) -> Iterator[_Item]:
-    """Every content item with those above it, nearest first; no recursion, because a damaged file nests at will."""
-    waiting: list[_Item] = [(report, ())]
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What holds for an item by its own modifiers, or by the nearest group around it that says something."""
+
+    sides: str = "LR"
+    by_algorithm: bool = False
+
+
+def _items(report: Dataset) -> Iterator[tuple[Dataset, _Context]]:
+    """Every content item with its context; no recursion, because a damaged file nests at will."""
+    waiting = [(report, _Context())]
     for _ in range(_MOST_ITEMS):
         if not waiting:
             return
-        item, above = waiting.pop()
-        yield item, above
-        waiting.extend((child, (item, *above)) for child in _children(item))
+        item, around = waiting.pop()
+        children = _children(item)
+        # Worked out once for each group: once for each of its items would take the square of their number.
+        context = _Context(_sides(children) or around.sides, _by_algorithm(children, around.by_algorithm))
+        yield item, context
+        waiting.extend((child, context) for child in children)
 
 
 def _children(item: Dataset) -> list[Dataset]:
@@ -128,32 +137,27 @@ def _code(item: Dataset, keyword: str) -> str:
     return str(sequence[0].get("CodeValue") or "").strip()
 
 
-def _sides(path: tuple[Dataset, ...]) -> str:
-    """Sides of an item: of its own modifiers, else of the nearest group around it, else both."""
-    for item in path:
-        named = [child for child in _children(item) if _code(child, "ConceptNameCodeSequence") in _SIDE_NAMES]
-        # A finding site "breast" may itself be modified by a laterality.
-        for child in (*named, *(below for site in named for below in _children(site))):
-            sides = _SITES.get(_code(child, "ConceptCodeSequence"))
-            if sides is not None:
-                return sides
-    return "LR"
+def _sides(children: list[Dataset]) -> str | None:
+    """Sides that the modifiers among some items name, None if none does."""
+    named = [child for child in children if _code(child, "ConceptNameCodeSequence") in _SIDE_NAMES]
+    # A finding site "breast" may itself be modified by a laterality.
+    for child in (*named, *(below for site in named for below in _children(site))):
+        sides = _SITES.get(_code(child, "ConceptCodeSequence"))
+        if sides is not None:
+            return sides
+    return None
 
 
-def _by_algorithm(path: tuple[Dataset, ...]) -> bool:
-    """Whether the nearest observer of an item is a device alone, or an algorithm is named on the way to it."""
-    for item in path:
-        names = {_code(child, "ConceptNameCodeSequence") for child in _children(item)}
-        if _ALGORITHM_NAME in names:
-            return True
-        observers = {
-            _code(child, "ConceptCodeSequence")
-            for child in _children(item)
-            if _code(child, "ConceptNameCodeSequence") == _OBSERVER_TYPE
-        }
-        if observers:
-            return _DEVICE in observers and _PERSON not in observers
-    return False
+def _by_algorithm(children: list[Dataset], around: bool) -> bool:
+    """Whether an algorithm is named among some items, or a device alone observed them; else as around them."""
+    if any(_code(child, "ConceptNameCodeSequence") == _ALGORITHM_NAME for child in children):
+        return True
+    observers = {
+        _code(child, "ConceptCodeSequence")
+        for child in children
+        if _code(child, "ConceptNameCodeSequence") == _OBSERVER_TYPE
+    }
+    return _DEVICE in observers and _PERSON not in observers if observers else around
 
 
 def _study(report: Dataset) -> str | None:

@@ -14,22 +14,27 @@ from densityclip.reasons import Reason, Refused
 from densityclip.records import Modality, View
 
 # Image Type of mammograms, PS3.3 C.8.11.7.1.4: value 3 names stereotactic, biopsy, scout and contrast images, value 4
-# subtracted ones, value 5 the energies of contrast mammography. POST_PROCESSED, which some vendors write as value 3 of
-# every image, is none of them.
+# subtracted ones, value 5 the energies of contrast mammography. Written with and without underscores, so compared
+# without. POST_PROCESSED, which some vendors write as value 3 of every image, is none of them.
 _SPECIAL_STARTS = (
     "STEREO",
-    "TOMO_SCOUT",
+    "TOMOSCOUT",
+    "SCOUT",
+    "MARKER",
     "PREFIRE",
-    "POSTFIRE",
-    "POSTBIOPSY",
-    "POSTMARKER",
-    "PRE_CONTRAST",
-    "POST_CONTRAST",
+    "PREBIOPSY",
+    "PREMARKER",
+    "PRECONTRAST",
+    "POST",
     "SUBTRACTION",
     "ADDITION",
-    "LOW_ENERGY",
-    "HIGH_ENERGY",
+    "LOWENERGY",
+    "HIGHENERGY",
 )
+_ORDINARY_START = "POSTPROCESS"
+_PROJECTION_STARTS = ("TOMOPROJ", "PROJECTION")
+# What mammograms are stored as where headers are stripped or film was scanned; anything else is what it says.
+_POSSIBLE_MODALITIES = frozenset({None, "MG", "DX", "CR", "DR", "RG", "OT"})
 _STANDARD_VIEWS = frozenset(view.value for view in View)
 _NO_SCREENING_VIEW = frozenset({"magnification", "spot compression", "tangential"})
 
@@ -66,16 +71,18 @@ def check_object(facts: HeaderFacts, *, modality_stated: bool = False) -> None:
         raise Refused(Reason.PROPRIETARY)
     if facts.sop_class == SECONDARY_CAPTURE and facts.modality_tag == "MG" and not modality_stated:
         raise Refused(Reason.PROPRIETARY, "a secondary capture: tomosynthesis in a proprietary container, or a copy")
-    if facts.sop_class in PROJECTIONS or "TOMO_PROJ" in facts.image_type[2:]:
+    kinds = [word.replace("_", "") for word in facts.image_type[2:]]
+    if facts.sop_class in PROJECTIONS or any(kind.startswith(_PROJECTION_STARTS) for kind in kinds):
         raise Refused(Reason.PROJECTION)
     known = facts.sop_class in (DM_FOR_PRESENTATION, DM_FOR_PROCESSING, TOMOSYNTHESIS)
-    if not (known or modality_stated) or facts.sop_class in NO_IMAGES:
+    possible = modality_stated and facts.modality_tag in _POSSIBLE_MODALITIES
+    if not (known or possible) or facts.sop_class in NO_IMAGES:
         raise Refused(Reason.NOT_MAMMOGRAPHY, f"SOP class {facts.sop_class}, modality {facts.modality_tag}")
     if facts.sop_class == DM_FOR_PROCESSING or facts.presentation_intent == "FOR PROCESSING":
         raise Refused(Reason.FOR_PROCESSING)
-    special = [word for word in facts.image_type[2:] if word.startswith(_SPECIAL_STARTS)]
-    if special:
-        raise Refused(Reason.SPECIAL_ACQUISITION, f"image type says {special[0]}")
+    for word, kind in zip(facts.image_type[2:], kinds, strict=True):
+        if kind.startswith(_SPECIAL_STARTS) and not kind.startswith(_ORDINARY_START):
+            raise Refused(Reason.SPECIAL_ACQUISITION, f"image type says {word}")
 
 
 def check_screening_view(facts: HeaderFacts, *, unstated_passes: bool = False) -> None:

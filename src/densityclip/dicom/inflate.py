@@ -9,8 +9,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from densityclip.reasons import Reason, Refused
+
 _CHUNK = 1 << 16
 _PIXELS = 0x7FE00008
+# The header of a volume has a megabyte at most; a small file can claim gigabytes.
+_MOST_HEADER = 64_000_000
+_LONG_VALUE = 4_000_000
 
 
 def parse_header(file: BinaryIO, specific_tags: list[Any] | None = None) -> tuple[Dataset, BinaryIO]:
@@ -25,6 +30,7 @@ def parse_header(file: BinaryIO, specific_tags: list[Any] | None = None) -> tupl
         inflates to.
 
     Raises:
+        Refused: `too_large`: a deflated header inflates to more than 64 MB.
         Exception: Anything of `header.PARSE_ERRORS`, by pydicom.
     """
     meta = _meta_of_deflated(file)
@@ -32,10 +38,18 @@ def parse_header(file: BinaryIO, specific_tags: list[Any] | None = None) -> tupl
         file.seek(0)
         return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=specific_tags), file
     # pydicom inflates the whole file into memory before it reads the first attribute.
-    stream = cast(BinaryIO, io.BufferedReader(InflatedStream(file), _CHUNK))
+    inflated = InflatedStream(file, limit=_MOST_HEADER)
+    stream = cast(BinaryIO, io.BufferedReader(inflated, _CHUNK))
+    # A long value is passed over in small pieces: its stated length alone, up to 4 GB, would be set aside at once.
     dataset = read_dataset(
-        stream, False, True, stop_when=lambda tag, vr, length: tag >= _PIXELS, specific_tags=specific_tags
+        stream,
+        False,
+        True,
+        stop_when=lambda tag, vr, length: tag >= _PIXELS,
+        defer_size=_LONG_VALUE,
+        specific_tags=specific_tags,
     )
+    inflated.limit = None
     dataset.file_meta = FileMetaDataset(meta)
     return dataset, stream
 
@@ -55,9 +69,11 @@ class InflatedStream(io.RawIOBase):
 
     Args:
         source: The file, at the first byte of the deflated data.
+        limit: Bytes that may be inflated; may be changed at any time. None: any number.
     """
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, limit: int | None = None) -> None:
+        self.limit = limit
         self._source = source
         self._start = source.tell()
         self._rewind()
@@ -93,6 +109,7 @@ class InflatedStream(io.RawIOBase):
 
         Raises:
             OSError: The data is damaged.
+            Refused: `too_large`: beyond the limit.
         """
         data = self._inflate(len(buffer))
         buffer[: len(data)] = data
@@ -114,6 +131,8 @@ class InflatedStream(io.RawIOBase):
             except zlib.error as error:
                 raise OSError("the deflated data is damaged") from error
             self._position += len(data)
+            if self.limit is not None and self._position > self.limit:
+                raise Refused(Reason.TOO_LARGE, f"the deflated header inflates to more than {self.limit:,} bytes")
             if data or not packed or self._inflater.eof:
                 return data
         return b""

@@ -52,7 +52,10 @@ def read_view(dataset: Dataset, vendor: str | None) -> tuple[str | None, tuple[s
     views: list[str] = []
     modifiers: list[str] = []
     for item in items(dataset, _VIEW_CODE):
-        views.append(text(item, _CODE_VALUE) or "")
+        code = text(item, _CODE_VALUE) or ""
+        views.append(code)
+        # Said as a modifier too: a table that names the view would otherwise make a breast of it.
+        modifiers.extend(["specimen"] if VIEWS.get(code) == "specimen" else [])
         for modifier in items(item, _VIEW_MODIFIER):
             code = text(modifier, _CODE_VALUE) or ""
             modifiers.append(MODIFIERS.get(code, code))
@@ -62,14 +65,22 @@ def read_view(dataset: Dataset, vendor: str | None) -> tuple[str | None, tuple[s
     view = next((VIEWS[code] for code in views if code in VIEWS), None)
     if view is None:
         # A code of the vendor's own says nothing to us; what is written beside it may.
-        written, more = _split_position((text(dataset, _VIEW_POSITION) or "").upper())
+        written, more = split_position((text(dataset, _VIEW_POSITION) or "").upper())
         modifiers.extend(more)
         view = written or _menu_view(dataset, vendor) or next((code for code in views if code), None)
     return view, tuple(dict.fromkeys(word for word in modifiers if word))
 
 
-def _split_position(written: str) -> tuple[str | None, list[str]]:
-    # Vendors write L-CC, RMLO, CCID, MLO SPOT; keep the standard view and name what was added.
+def split_position(written: str) -> tuple[str | None, list[str]]:
+    """The standard view in what vendors write (L-CC, RMLO, CCID, MLO SPOT), and what was added.
+
+    Args:
+        written: A view in capitals.
+
+    Returns:
+        `CC`, `MLO`, another view as written but without blanks and dashes, or None for a blank; and words of what
+        modifies it.
+    """
     joined = "".join(written.replace("-", " ").replace("_", " ").split())
     if joined[:1] in ("L", "R") and joined[1:] in ("CC", "MLO"):
         joined = joined[1:]
