@@ -26,7 +26,8 @@ CONCEPT_CODE: tuple[str, str] = ("129715009", "SCT")
 VALUE_CODES: dict[str, str] = {"A": "129716005", "B": "129717001", "C": "129718006", "D": "129719003"}
 SRT_VALUE_CODES: dict[str, str] = {"A": "F-01711", "B": "F-01712", "C": "F-01713", "D": "F-01714"}
 
-_BLANK = {"", "nan", "none", "null", "na", "n/a"}
+# What programs and people write for "nothing", in lower case.
+BLANKS: frozenset[str] = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "#n/a"})
 _WRITTEN = re.compile(r"(?:(?:acr|bi-?rads|density)\s*)?([a-d1-4])(?:\.0+)?", re.IGNORECASE)
 
 
@@ -45,7 +46,7 @@ def parse_density(value: object) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     text = str(value).strip()
-    if text.lower() in _BLANK:
+    if text.lower() in BLANKS:
         return None
     match = _WRITTEN.fullmatch(text)
     if match is None:

@@ -97,12 +97,12 @@ def test_a_parquet_table_with_numbers_is_read_like_a_csv(archive, tmp_path) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("patient_id,density\nP1,B\nP2,E\n", r"line 3, column density.*'E'"),
-        ("patient_id,density\nP1,0\n", "line 2, column density"),
-        ("patient_id,age\nP1,old\n", "line 2, column age"),
-        ("patient_id,laterality,density\nP1,both sides,A\n", "line 2, column laterality"),
-        ("patient_id,density\n,A\n", "line 2, column patient_id, is blank"),
-        ("patient_id,density\nP1,A\nP1,B\n", "line 3 contradicts.*density"),
+        ("patient_id,density\nP1,B\nP2,E\n", r"row 2, column density.*'E'"),
+        ("patient_id,density\nP1,0\n", "row 1, column density"),
+        ("patient_id,age\nP1,old\n", "row 1, column age"),
+        ("patient_id,laterality,density\nP1,both sides,A\n", "row 1, column laterality"),
+        ("patient_id,density\n,A\n", "row 1, column patient_id, is blank"),
+        ("patient_id,density\nP1,A\nP1,B\n", "row 2 contradicts.*density"),
         ("name,density\nP1,A\n", "none of the columns sop_uid"),
         ("patient_id,density\n", "no rows"),
         ("patient_id,density\nnobody,A\n", "no row of"),
@@ -175,5 +175,5 @@ def test_a_sites_own_words_for_density_are_mapped(archive, tmp_path) -> None:
     words = table(tmp_path / "words.csv", "patient_id,density\nP1,fatty\nP2,dense\n")
     index = index_dicom(archive, table=words, label_map={"fatty": "A", "dense": "D"}).index
     assert dict(index.select("patient_id", "density").unique().iter_rows()) == {"P1": "A", "P2": "D"}
-    with pytest.raises(UserError, match=r"line 3, column density: .*'dense'.*--label-map"):
+    with pytest.raises(UserError, match=r"row 2, column density: .*'dense'.*--label-map"):
         index_dicom(archive, table=words, label_map={"fatty": "A"})

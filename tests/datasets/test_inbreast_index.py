@@ -65,7 +65,14 @@ def test_rows_of_totals_are_passed_over_and_counted(tmp_path) -> None:
     assert found.rows.height == 28
     assert any("The last 2 rows" in note for note in found.notes)
     edit(table, "20586934", "")
-    with pytest.raises(UserError, match="line 2, column File Name, is blank"):
+    with pytest.raises(UserError, match="row 1, column File Name, is blank"):
+        candidates(Request(source=tmp_path, no_files=True))
+
+
+def test_a_file_name_without_a_number_is_named_with_its_row(tmp_path) -> None:
+    table = lay_out_inbreast(tmp_path, no_file) / "INbreast Release 1.0/INbreast.csv"
+    edit(table, "20586934", "IMG20586934")
+    with pytest.raises(UserError, match=r"INbreast.csv row 1, column File Name: 'IMG20586934' does not begin"):
         candidates(Request(source=tmp_path, no_files=True))
 
 
@@ -75,5 +82,5 @@ def test_the_workbook_and_a_wrong_grade_are_said(tmp_path) -> None:
     with pytest.raises(UserError, match=r"is a workbook.*save its sheet as CSV"):
         candidates(Request(source=tmp_path, table=release / "INbreast.xls", no_files=True))
     edit(release / "INbreast.csv", ";1;4a", ";6;4a")
-    with pytest.raises(UserError, match=r"INbreast.csv line 2, column ACR: density '6'"):
+    with pytest.raises(UserError, match=r"INbreast.csv row 1, column ACR: density '6'"):
         candidates(Request(source=tmp_path, no_files=True))

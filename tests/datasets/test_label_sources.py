@@ -47,8 +47,17 @@ def test_each_exam_of_a_woman_keeps_its_own_label_by_its_date(archive) -> None:
 
 
 def test_two_labels_of_a_woman_without_dates_are_one_clear_message(archive) -> None:
-    with pytest.raises(UserError, match=r"line 3 contradicts .* patient_id in density.*study_date"):
+    with pytest.raises(UserError, match=r"row 2 contradicts .* patient_id in density.*study_date"):
         index(archive, "patient_id,density\nP1,A\nP1,B\n")
+
+
+def test_a_table_without_densities_says_so(archive) -> None:
+    assert (
+        "labels.csv has no column density: no image gets a label from it."
+        in index(archive, "patient_id,age\nP1,50\n").notes
+    )
+    with pytest.raises(UserError, match="says nothing of an image: it has patient_id, grade"):
+        index(archive, "patient_id,grade\nP1,A\n")
 
 
 def test_rows_that_say_the_same_or_complete_each_other_are_one(archive) -> None:
@@ -63,10 +72,10 @@ def test_rows_that_say_the_same_or_complete_each_other_are_one(archive) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("patient_id,study_date,density\nP1,,A\n", "line 2, column study_date, is blank"),
-        ("patient_id,study_date,density\nP1,soon,A\n", "line 2, column study_date: 'soon'"),
+        ("patient_id,study_date,density\nP1,,A\n", "row 1, column study_date, is blank"),
+        ("patient_id,study_date,density\nP1,soon,A\n", "row 1, column study_date: 'soon'"),
         ("patient_id,study_date,density\nP1,2019-12-31,A\n", "no row of labels.csv .* by patient_id and study_date"),
-        ("patient_id,density,age\nP1,A,50\nP1,A,51\n", "line 3 contradicts .* in age"),
+        ("patient_id,density,age\nP1,A,50\nP1,A,51\n", "row 2 contradicts .* in age"),
     ],
 )  # fmt: skip
 def test_a_table_that_does_not_fit_is_said_with_row_and_column(archive, text, said) -> None:

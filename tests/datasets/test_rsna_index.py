@@ -76,12 +76,12 @@ def test_without_files_the_table_alone_is_planned_with(tmp_path) -> None:
         (
             ",A,29",
             ",F,29",
-            r"line 2, column density: density 'F' is not one of .*\(1 rows? do|line 2, column density: density 'F'",
+            r"row 1, column density: density 'F' is not one of .*\(1 rows? do|row 1, column density: density 'F'",
         ),
-        ("L,CC", "X,CC", "line 2, column laterality: 'X' is neither"),
-        ("1,10006,462822613", "1,,462822613", "line 2, column patient_id, is blank"),
-        ("462822614", "462822613", "line 2 and train.csv line 3 are about one image and differ in view"),
-        (",50.0,", ",fifty,", "line 2, column age: 'fifty'"),
+        ("L,CC", "X,CC", "row 1, column laterality: 'X' is neither"),
+        ("1,10006,462822613", "1,,462822613", "row 1, column patient_id, is blank"),
+        ("462822614", "462822613", "row 1 and train.csv row 2 are about one image and differ in view"),
+        (",50.0,", ",fifty,", "row 1, column age: 'fifty'"),
     ],
 )
 def test_a_table_that_does_not_fit_is_said_with_row_and_column(tmp_path, old, new, said) -> None:

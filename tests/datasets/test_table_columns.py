@@ -1,5 +1,7 @@
 """Tables from outside, in whatever way a program or a person wrote them, against what they hold."""
 
+import gzip
+
 import polars as pl
 import pytest
 
@@ -10,6 +12,7 @@ from densityclip.datasets.columns import (
     parse_flag,
     parse_number,
     parse_side,
+    parse_view,
     read_rows,
 )
 from densityclip.errors import UserError
@@ -58,6 +61,11 @@ def test_only_the_wanted_columns_are_read_and_the_others_still_named(tmp_path) -
         ("t.csv", b"a, a\n1,2\n", "two columns of one name"),
         ("t.csv", b"a,b\n", "no rows"),
         ("t.csv", b"", "not a readable"),
+        ("t.csv", b"a,b\n\x81\x8d,2\n", "not a readable"),
+        ("t.csv", b"a,b\n1,2\n\x81", "not a readable"),
+        ("t.csv", b"a,b\n\x00\x01,2\n", "is no text"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16")[:-1], "not a readable"),
+        ("t.csv", gzip.compress(b"a,b\n1,2\n"), "is compressed"),
         ("t.parquet", b"a,b\n1,2\n", "not a readable"),
         ("t.xlsx", b"", "is a workbook"),
     ],
@@ -70,11 +78,27 @@ def test_what_is_no_table_is_said(tmp_path, name, content, said) -> None:
         read_rows(tmp_path / "nowhere.csv")
 
 
-def test_a_wrong_word_is_named_by_its_first_line_and_counted(tmp_path) -> None:
+def test_a_wrong_word_is_named_by_its_first_row_and_counted(tmp_path) -> None:
     (tmp_path / "t.csv").write_text("density\nA\nQ\n\nQ\nR\n")
     read = read_rows(tmp_path / "t.csv")
-    with pytest.raises(UserError, match=r"t.csv line 3, column density: density 'Q' .* \(3 rows do not fit\)"):
+    with pytest.raises(UserError, match=r"t.csv row 2, column density: density 'Q' .* \(3 rows do not fit\)"):
         read.parsed("density", density_parser(), pl.String())
+
+
+def test_rows_are_counted_whatever_lines_they_take(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text('name,density\n"a\n\nb",A\n"c",Q\n')
+    with pytest.raises(UserError, match=r"t.csv row 2, column density"):
+        read_rows(tmp_path / "t.csv").parsed("density", density_parser(), pl.String())
+
+
+def test_every_word_for_nothing_is_blank_in_every_column(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "id,density\n" + "".join(f"{word},{word}\n" for word in ("NA", "n/a", "<NA>", "#N/A"))
+    )
+    read = read_rows(tmp_path / "t.csv")
+    assert read.table["id"].null_count() == read.table["density"].null_count() == 4
+    with pytest.raises(UserError, match="row 1, column id, is blank"):
+        read.refuse_blanks("id")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +118,10 @@ def test_floats_of_a_csv_are_written_like_those_of_a_parquet(tmp_path) -> None:
 
 def test_a_mapped_word_goes_before_what_it_would_mean() -> None:
     assert density_parser({"1": "D"})("1") == "D"
+    for labels, text in (({"1": "D", "2": "C", "3": "B"}, "4"), ({"1": "D"}, "2.0"), ({"A": "D"}, "d")):
+        with pytest.raises(ValueError, match="is not in --label-map"):
+            density_parser(labels)(text)
+    assert (density_parser({"1": "D"})("B"), density_parser({"a": "A", "F": "A"})("D")) == ("B", "D")
     with pytest.raises(UserError, match="--label-map leads to E"):
         density_parser({"x": "E"})
 
@@ -102,6 +130,8 @@ def test_small_words_are_read_as_tables_write_them() -> None:
     assert [parse_side(text) for text in ("l", "Left", "R", "RIGHT")] == ["L", "L", "R", "R"]
     assert [parse_flag(text) for text in ("1.0", "YES", "false", "0", "N")] == [True, True, False, False, False]
     assert (parse_number("0,07"), parse_age("057Y"), parse_age("52.03")) == (0.07, 57.0, 52.03)
+    assert [parse_age(text) for text in ("-4", "999Y", "inf", "nan", "120")] == [None, None, None, None, 120.0]
+    assert [parse_view(text) for text in ("RCC", "l-mlo", "cc ", "XCCL", "CCID")] == ["CC", "MLO", "CC", "XCCL", "CCID"]
     assert [str(parse_date(text)) for text in ("2024-01-31", "20240131", "2024-01-31 10:20:30")] == ["2024-01-31"] * 3
     for parse, text in ((parse_side, "both"), (parse_flag, "2"), (parse_age, "old"), (parse_date, "31.1.24")):
         with pytest.raises(ValueError, match=r"is no|is neither"):

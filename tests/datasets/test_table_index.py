@@ -59,23 +59,23 @@ def test_without_files_the_table_alone_is_counted(source) -> None:
 @pytest.mark.parametrize(
     ("text", "columns", "labels", "said"),
     [
-        ("file,who,grade\na.png,1,Z\n", MAP, {}, r"line 2, column grade: density 'Z'.*--label-map"),
-        ("file,who,grade\na.png,,A\n", MAP, {}, "line 2, column who, is blank"),
+        ("file,who,grade\na.png,1,Z\n", MAP, {}, r"row 1, column grade: density 'Z'.*--label-map"),
+        ("file,who,grade\na.png,,A\n", MAP, {}, "row 1, column who, is blank"),
         ("file,who,grade\na.png,1,A\n", {"path": "file"}, {}, "no column patient_id"),
         ("file,who,grade\na.png,1,A\n", MAP | {"age": "years"}, {}, "no column years"),
         ("file,who,grade\na.png,1,A\n", MAP | {"weight": "who"}, {}, "no column weight"),
         ("file,who,grade\na.png,1,A\n", MAP, {"A": "fatty"}, "leads to fatty"),
         ("file,who,grade,modality\na.png,1,A,film\n", MAP, {}, "column modality: 'film'"),
-        ("file,who,grade,implant\na.png,1,A,maybe\n", MAP, {}, "line 2, column implant: 'maybe' is neither yes nor no"),
-        ("file,who,grade,frames\na.png,1,A,1.5\n", MAP, {}, "line 2, column frames: '1.5'"),
-        ("file,who,grade,study_date\na.png,1,A,3/4/2020\n", MAP, {}, "line 2, column study_date: '3/4/2020'"),
+        ("file,who,grade,implant\na.png,1,A,maybe\n", MAP, {}, "row 1, column implant: 'maybe' is neither yes nor no"),
+        ("file,who,grade,frames\na.png,1,A,1.5\n", MAP, {}, "row 1, column frames: '1.5'"),
+        ("file,who,grade,study_date\na.png,1,A,3/4/2020\n", MAP, {}, "row 1, column study_date: '3/4/2020'"),
         (
             "file,who,grade\na.png,1,A\nb.png,1,A\na.png,1,B\n",
             MAP,
             {},
-            "t.csv line 2 and t.csv line 4 .* differ in density",
+            "t.csv row 1 and t.csv row 3 .* differ in density",
         ),
-        ("file,who,grade\na.png,1,A\na.png,2,B\n", MAP, {}, "line 2 and t.csv line 3 .* in patient_id, density"),
+        ("file,who,grade\na.png,1,A\na.png,2,B\n", MAP, {}, "row 1 and t.csv row 2 .* in patient_id, density"),
     ],
 )
 def test_a_wrong_table_or_mapping_is_said_with_row_and_column(source, text, columns, labels, said) -> None:
@@ -89,6 +89,16 @@ def test_parquet_keeps_types_and_integers_become_ids(source) -> None:
     )
     row = index(source, source / "t.parquet", columns=MAP).index.row(0, named=True)
     assert (row["patient_id"], row["density"], row["implant"], row["age"]) == ("17", "C", False, 61.0)
+
+
+def test_impossible_numbers_are_blank_and_counted_and_makers_and_views_are_named_alike(source) -> None:
+    text = "path,patient_id,laterality,view,vendor,age,frames,spacing_mm\n"
+    text += 'a.png,1,R,LCC,"HOLOGIC, Inc.",-4,1e12,-3\nb.png,2,R,R-MLO,LORAD,50,-2,inf\n'
+    result = index(source, table(source, text), no_files=True)
+    rows = result.index.sort("image_id").select("laterality", "view", "vendor", "age", "frames", "spacing_mm").rows()
+    assert rows == [("R", "CC", "Hologic", None, None, None), ("R", "MLO", "Hologic", 50.0, None, None)]
+    assert "1 value counts as blank in column age: no such number can be." in result.notes
+    assert "t.csv has no column density: nothing is labelled." in result.notes
 
 
 def test_a_row_that_is_repeated_is_a_duplicate_and_counted(source) -> None:

@@ -133,7 +133,7 @@ def test_a_label_outside_a_to_d_is_named_with_row_and_column(road: Path, tmp_pat
     cells[position] = "E"
     table.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]))
     done = densityclip("index", exams / "dicom", "--table", table, "--out", tmp_path / "i")
-    assert_mistake(done, "line 4", "column density", "'E'")
+    assert_mistake(done, "row 3", "column density", "'E'")
     assert not (tmp_path / "i" / "index.parquet").exists()
 
 

@@ -1,4 +1,4 @@
-"""Tables from outside, CSV or Parquet, to columns of known meaning; what does not fit is named by line and column."""
+"""Tables from outside, CSV or Parquet, to columns of known meaning; what does not fit is named by row and column."""
 
 import codecs
 import re
@@ -10,16 +10,20 @@ from typing import Any
 
 import polars as pl
 
-from densityclip.density import CATEGORIES, parse_density
+from densityclip.density import BLANKS, CATEGORIES, parse_density
+from densityclip.dicom.side_and_view import split_position
 from densityclip.errors import UserError
 
-_BLANKS = ("", "nan", "none", "null")
 _SIDES = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
 _TRUE, _FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTES_AT_ONCE = 1 << 20
 _SHOWN = 30
 _WHOLE_FLOAT = r"^(-?\d+)\.0+$"
+_OLDEST = 120
+_ESCAPED, _PROPER = re.compile("[\udc80-\udcff]"), re.compile("[^\x00-\x7f\udc80-\udcff\ufeff]")
+# First bytes of gzip, zip, bzip2, xz and Zstandard.
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,21 +32,20 @@ class Rows:
 
     Attributes:
         name: File name, for messages.
-        table: Every column text; blanks (also `nan`, `none`, `null`) are null, whole numbers are written without `.0`.
-        unit: What a row is called in messages, `line` of a CSV or `row` of a Parquet file.
-        first: Number of the first row in that count.
+        table: Every column text; blanks (also `density.BLANKS`) are null, whole numbers are written without `.0`.
         columns: All columns that the file has, also those that were not read.
     """
 
     name: str
     table: pl.DataFrame
-    unit: str
-    first: int
     columns: tuple[str, ...]
 
     def where(self, place: int) -> str:
-        """Name of the row at a place (0 is the first)."""
-        return f"{self.name} {self.unit} {place + self.first}"
+        """Name of the row at a place: place 0 is row 1, the header not counted.
+
+        Lines are not counted: a quoted cell may hold several.
+        """
+        return f"{self.name} row {place + 1}"
 
     def require(self, columns: Sequence[str], next_step: str) -> None:
         """Check that columns are there.
@@ -117,7 +120,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
         columns: Only these columns, as far as they are there; all if None. Names are stripped of blanks.
 
     Raises:
-        UserError: The file is missing, is no such table, mixes encodings, names a column twice, or has no rows.
+        UserError: The file is missing, compressed or no such table, mixes encodings, names a column twice, or has no
+            rows.
     """
     if not path.is_file():
         raise UserError(f"the table {path} does not exist", "correct --table")
@@ -130,12 +134,11 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
         wanted = [name for name, ours in names.items() if columns is None or ours in columns]
         # A table with none of them has rows all the same.
         table = _as_text(file.select(wanted or [*names][:1])).collect().rename(names, strict=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
         raise UserError(f"{path} is not a readable CSV or Parquet table", "give a table with a header row") from error
     if not table.height:
         raise UserError(f"the table {path} has no rows", "give a table with one row per image, breast or exam")
-    unit, first = ("row", 1) if parquet else ("line", 2)
-    return Rows(path.name, table, unit, first, tuple(names.values()))
+    return Rows(path.name, table, tuple(names.values()))
 
 
 def _checked_names(written: Sequence[str], path: Path) -> dict[str, str]:
@@ -159,31 +162,43 @@ def _scan_csv(path: Path) -> pl.LazyFrame:
 
 def _encoding(path: Path) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
-    escaped = proper = 0
+    escaped = proper = False
     lines = 1
     with path.open("rb") as handle:
-        if handle.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        start = handle.read(6)
+        if start.startswith(_COMPRESSED):
+            raise UserError(f"the table {path} is compressed", "unpack it and give the table itself")
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
         handle.seek(0)
-        while chunk := handle.read(_BYTES_AT_ONCE):
-            if chunk.isascii() and not escaped and not proper:
-                lines += chunk.count(b"\n")
+        chunk = start
+        while chunk:
+            chunk = handle.read(_BYTES_AT_ONCE)
+            if b"\0" in chunk:
+                raise UserError(f"{path} is no text", "give a CSV (UTF-8) or Parquet table")
+            text = decoder.decode(chunk, final=not chunk)
+            before = lines
+            lines += text.count("\n")
+            if text.isascii():
                 continue
-            for character in decoder.decode(chunk):
-                lines += character == "\n" and not (escaped and proper)
-                escaped += "\udc80" <= character <= "\udcff"
-                proper += character > "\x7f" and not "\udc80" <= character <= "\udcff" and character != "\ufeff"
-            if escaped and proper:
+            # Searched, not walked through: 23 MB with one umlaut took 3.3 s by the character.
+            firsts = (_ESCAPED.search(text), _PROPER.search(text))
+            if (escaped or firsts[0]) and (proper or firsts[1]):
+                starts = [
+                    found.start() for found, known in zip(firsts, (escaped, proper), strict=True) if found and not known
+                ]
+                seen = before + text.count("\n", 0, max(starts, default=0))
                 raise UserError(
-                    f"{path} mixes two text encodings (seen by line {lines})", "save it again as UTF-8 from one program"
+                    f"{path} mixes two text encodings (seen by line {seen})", "save it again as UTF-8 from one program"
                 )
+            escaped, proper = escaped or firsts[0] is not None, proper or firsts[1] is not None
     return "windows-1252" if escaped else "utf-8"
 
 
 def _as_text(table: pl.LazyFrame) -> pl.LazyFrame:
     # pandas writes whole numbers with a blank among them as floats: an id of 17.0 in one table is 17 in the other.
     cells = pl.all().cast(pl.String).str.strip_chars().str.replace(_WHOLE_FLOAT, "$1")
-    blank = pl.all().str.to_lowercase().is_in(_BLANKS)
+    blank = pl.all().str.to_lowercase().is_in(list(BLANKS))
     return table.select(cells).with_columns(pl.when(~blank).then(pl.all()))
 
 
@@ -193,6 +208,10 @@ def density_parser(label_map: Mapping[str, str] | None = None) -> Callable[[str]
     Args:
         label_map: The table's words to `A B C D`, as `{"F": "A"}`.
 
+    Returns:
+        The parser. A map that gives numbers a meaning of its own must name all that occur (with `1=D,2=C,3=B`, 4 is no
+        D), and one that gives letters another meaning all letters: the parser raises ValueError for the others.
+
     Raises:
         UserError: The map leads to something else.
     """
@@ -200,7 +219,19 @@ def density_parser(label_map: Mapping[str, str] | None = None) -> Callable[[str]
     unknown = sorted(set(words.values()) - set(CATEGORIES))
     if unknown:
         raise UserError(f"--label-map leads to {', '.join(unknown)}", f"map to {', '.join(CATEGORIES)}")
-    return lambda text: words[text] if text in words else parse_density(text)
+    own_numbers = any(word in ("1", "2", "3", "4") for word in words)
+    own_letters = any(word.upper() in CATEGORIES and word.upper() != meaning for word, meaning in words.items())
+
+    def parse(text: str) -> str | None:
+        if text in words:
+            return words[text]
+        meaning = parse_density(text)
+        number = re.sub(_WHOLE_FLOAT, r"\1", text)[-1:].isdigit()
+        if meaning is not None and (own_numbers if number else own_letters):
+            raise ValueError(f"density {text!r} is not in --label-map, which gives others of its kind a meaning")
+        return meaning
+
+    return parse
 
 
 def parse_side(text: str) -> str:
@@ -208,6 +239,16 @@ def parse_side(text: str) -> str:
     if text.upper() not in _SIDES:
         raise ValueError(f"{text!r} is neither L nor R")
     return _SIDES[text.upper()]
+
+
+def parse_view(text: str) -> str | None:
+    """A view as tables write it: `RCC`, `L-MLO` and `cc` are `CC`, `MLO` and `CC`; others keep their words.
+
+    A side that is written with it is left aside: the column of sides says it. A view with a modifier (`CCID`) stays
+    whole, because a table's view has no place for one.
+    """
+    view, modifiers = split_position(text.upper())
+    return text.upper() if modifiers else view
 
 
 def parse_flag(text: str) -> bool:
@@ -226,12 +267,13 @@ def parse_number(text: str) -> float:
         raise ValueError(f"{text!r} is no number") from error
 
 
-def parse_age(text: str) -> float:
-    """An age in years, `57`, `57.0` or `057Y`."""
+def parse_age(text: str) -> float | None:
+    """An age in years, `57`, `57.0` or `057Y`; None if nobody has it (negative, above 120)."""
     try:
-        return parse_number(text.upper().removesuffix("Y"))
+        age = parse_number(text.upper().removesuffix("Y"))
     except ValueError as error:
         raise ValueError(f"{text!r} is no age in years") from error
+    return age if 0 <= age <= _OLDEST else None
 
 
 def parse_date(text: str) -> date:

@@ -39,13 +39,16 @@ def candidates(request: Request) -> Candidates:
         raise UserError(f"{request.source} holds {held}", "give a folder with DICOM files")
     labels = read_label_table(request.table, request.label_map) if request.table is not None else None
     others = listed["path"].filter(passed)
+    notes = [f"{len(others)} files beside the images were passed over: {_kinds(others)}."] if len(others) else []
+    if labels is not None and "density" not in labels.rows.columns:
+        notes.append(f"{labels.name} has no column density: no image gets a label from it.")
     return Candidates(
         rows=rows.with_columns(
             pl.lit(request.site, pl.String).alias("site"), pl.lit(request.institution, pl.String).alias("institution")
         ),
         rules=HeaderRules(pictures=False, require_view=True),
         labels=labels,
-        notes=(f"{len(others)} files beside the images were passed over: {_kinds(others)}.",) if len(others) else (),
+        notes=tuple(notes),
         tables={"table": request.table} if request.table is not None else {},
     )
 

@@ -15,13 +15,23 @@ from densityclip.datasets.columns import (
     parse_date,
     parse_flag,
     parse_side,
+    parse_view,
     read_rows,
 )
 from densityclip.datasets.contract import Candidates, Request
 from densityclip.datasets.exclusion import leave_out
 from densityclip.datasets.headers import HeaderRules
 from densityclip.datasets.locate import find_root, find_table
-from densityclip.datasets.rules import DENSITY, blank_note, counted, leave_out_other_views, name_origin
+from densityclip.datasets.rules import (
+    DENSITY,
+    blank_note,
+    counted,
+    impossible_note,
+    leave_out_other_views,
+    name_origin,
+    refuse_contradictions,
+)
+from densityclip.dicom.codes import vendor_name
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
 from densityclip.records import Modality
@@ -68,7 +78,9 @@ def candidates(request: Request) -> Candidates:
     findings = read_rows(finding_table, _FINDINGS_USED)
     findings.require(_FINDINGS_NEEDED, "put the clinical table of the release beside the metadata table")
     exams, notes = _exams(findings)
-    rows = _images(images, image_table, request).join(exams, on="exam_id", how="left", maintain_order="left")
+    rows = _images(images, image_table, request)
+    refuse_contradictions(rows, images, ("patient_id", "exam_id", "laterality", "view", "modality"))
+    rows = rows.join(exams, on="exam_id", how="left", maintain_order="left")
     if rows["_known"].null_count() == rows.height:
         raise UserError(
             f"no exam (acc_anon) of {image_table.name} is in {finding_table.name}",
@@ -122,6 +134,7 @@ def _exams(findings: Rows) -> tuple[pl.DataFrame, list[str]]:
         .with_columns(pl.col("density").cast(pl.String), pl.lit(value=True).alias("_known"))
     )
     notes = [f"{counted(rows.height, 'finding', 'findings')} of {counted(exams.height, 'exam', 'exams')} were read."]
+    notes += impossible_note(findings, "age_at_study", rows["age"])
     differing = exams.filter(pl.col("_densities") > 1).height
     if differing:
         notes.append(f"The findings of {counted(differing, 'exam', 'exams')} differ in density; the densest was taken.")
@@ -143,15 +156,15 @@ def _images(images: Rows, table: Path, request: Request) -> pl.DataFrame:
         pl.format("{}/{}", pl.lit(str(root)), tails).alias("path"),
         pl.col("empi_anon").alias("patient_id"),
         pl.col("acc_anon").alias("exam_id"),
-        _view(images).alias("view"),
         kind.replace_strict(_KINDS, default=None).alias("modality"),
         pl.col("FinalImageType").alias("_kind"),
     ).with_columns(
         images.parsed_if_there("study_date_anon", parse_date, pl.Date()).alias("study_date"),
+        _view(images).alias("view"),
         images.parsed("ImageLateralityFinal", parse_side, pl.String()).alias("laterality"),
         images.parsed_if_there("spot_mag", parse_flag, pl.Boolean()).fill_null(value=False).alias("_spot"),
         images.parsed_if_there("BreastImplantPresent", parse_flag, pl.Boolean()).alias("implant"),
-        _text(images, "Manufacturer").alias("vendor"),
+        images.parsed_if_there("Manufacturer", vendor_name, pl.String()).alias("vendor"),
         _text(images, "DeviceSerialNumber", "StationName").alias("machine"),
         _text(images, _MODIFIER).str.to_lowercase().alias("_modifier"),
         (_text(images, "PatientSex").str.to_uppercase() == "M").fill_null(value=False).alias("_man"),
@@ -169,15 +182,16 @@ def _text(images: Rows, *columns: str) -> pl.Series:
     return images.table.with_columns(pl.coalesce(*there, pl.lit(None, pl.String)).alias("_text"))["_text"]
 
 
-def _view(images: Rows) -> pl.Expr:
+def _view(images: Rows) -> pl.Series:
     """The view: of an exaggerated one, `ViewPosition` says CC and the series name XCCL; blank, the name may say it."""
-    stated = pl.col("ViewPosition").str.to_uppercase()
+    stated = images.parsed("ViewPosition", parse_view, pl.String())
     if "SeriesDescription" not in images.table.columns:
         return stated
     series = pl.col("SeriesDescription").str.to_uppercase()
     exaggerated = series.str.extract(r"^[LR]?[ _-]?(XCC[LM]?)\b")
     named = series.str.extract(r"^[LR][ _-]?(CC|MLO)\b")
-    return pl.coalesce(exaggerated, stated, named)
+    table = images.table.with_columns(stated.alias("_stated"))
+    return table.select(pl.coalesce(exaggerated, "_stated", named)).to_series()
 
 
 def _left_out(rows: pl.DataFrame) -> pl.DataFrame:

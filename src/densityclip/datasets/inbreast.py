@@ -1,12 +1,13 @@
 """INbreast: `INbreast.csv` (semicolons), an image a row, and `AllDICOMs/{image}_{patient}_MG_R_CC_ANON.dcm`."""
 
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import polars as pl
 
-from densityclip.datasets.columns import Rows, density_parser, parse_age, parse_date, parse_side, read_rows
+from densityclip.datasets.columns import Rows, density_parser, parse_age, parse_date, parse_side, parse_view, read_rows
 from densityclip.datasets.contract import Candidates, Request
 from densityclip.datasets.headers import HeaderRules
 from densityclip.datasets.locate import find_table, list_files
@@ -57,11 +58,10 @@ def _without_totals(read: Rows) -> tuple[Rows, int]:
 
 def _images(read: Rows) -> pl.DataFrame:
     month = read.parsed_if_there("Acquisition date", _known, pl.String())
-    return read.table.select(
-        pl.col("File Name").str.extract(r"^(\d+)").alias("image_id"),
-        pl.col("View").str.to_uppercase().alias("view"),
+    named = read.parsed("File Name", _image_id, pl.String()).alias("image_id").to_frame()
+    return named.with_columns(
         pl.lit(Modality.DM.value).alias("modality"),
-    ).with_columns(
+        read.parsed("View", parse_view, pl.String()).alias("view"),
         read.parsed("Laterality", parse_side, pl.String()).alias("laterality"),
         read.parsed("ACR", density_parser(), pl.String()).alias("density"),
         read.parsed_if_there("Patient ID", _known, pl.String()).alias("_named"),
@@ -69,6 +69,13 @@ def _images(read: Rows) -> pl.DataFrame:
         read.parsed_if_there("Acquisition date", _full_date, pl.Date()).alias("study_date"),
         month.alias("_month"),
     )
+
+
+def _image_id(text: str) -> str:
+    number = re.match(r"[0-9]+", text)
+    if number is None:
+        raise ValueError(f"{text!r} does not begin with the number of an image")
+    return number.group()
 
 
 def _known(text: str) -> str | None:

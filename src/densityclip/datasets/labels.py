@@ -84,8 +84,8 @@ def read_label_table(path: Path, label_map: Mapping[str, str] | None = None) -> 
         label_map: What the table's own words for a density mean, such as `{"fatty": "A"}`.
 
     Raises:
-        UserError: No key column, a blank key or date, a value that fits its column badly, or two rows that contradict
-            each other; row and column are named.
+        UserError: No key column, none of `VALUES`, a blank key or date, a value that fits its column badly, or two rows
+            that contradict each other; row and column are named.
     """
     rows = read_rows(path)
     key = next((name for name in KEYS if name in rows.table.columns), None)
@@ -97,6 +97,11 @@ def read_label_table(path: Path, label_map: Mapping[str, str] | None = None) -> 
     dated = key == "patient_id" and "study_date" in rows.table.columns
     for column in (key, *(["study_date"] if dated else [])):
         rows.refuse_blanks(column)
+    if not any(name in rows.table.columns for name in VALUES):
+        raise UserError(
+            f"the table {path} says nothing of an image: it has {', '.join(rows.table.columns)}",
+            f"name the column of densities density (columns that are read: {', '.join(VALUES)})",
+        )
     table = _parsed(rows, key, dated, label_map)
     group = ["key", *(["study_date"] if dated else []), "laterality"]
     _refuse_contradictions(rows, table, group, key)

@@ -2,12 +2,27 @@
 
 import polars as pl
 
-from densityclip.datasets.columns import Rows, density_parser, parse_age, parse_flag, parse_side, read_rows
+from densityclip.datasets.columns import (
+    Rows,
+    density_parser,
+    parse_age,
+    parse_flag,
+    parse_side,
+    parse_view,
+    read_rows,
+)
 from densityclip.datasets.contract import Candidates, Request
 from densityclip.datasets.exclusion import leave_out
 from densityclip.datasets.headers import HeaderRules
 from densityclip.datasets.locate import find_root, find_table
-from densityclip.datasets.rules import blank_note, counted, leave_out_other_views, name_origin, refuse_contradictions
+from densityclip.datasets.rules import (
+    blank_note,
+    counted,
+    impossible_note,
+    leave_out_other_views,
+    name_origin,
+    refuse_contradictions,
+)
 from densityclip.reasons import Reason
 from densityclip.records import Modality
 
@@ -33,7 +48,7 @@ def candidates(request: Request) -> Candidates:
     root = find_root(request, ("train_images",), read.table["patient_id"], table)
     rows = _images(read, str(root), request)
     refuse_contradictions(rows, read, ("patient_id", "laterality", "view", "density"))
-    notes = _notes(rows)
+    notes = (*_notes(rows), *impossible_note(read, "age", rows["age"]))
     rows = leave_out_other_views(rows)
     rows = leave_out(rows, pl.col("implant"), Reason.IMPLANT, "the table states an implant")
     rules = HeaderRules(read_files=not request.no_files, require_view=True)
@@ -46,11 +61,11 @@ def _images(read: Rows, root: str, request: Request) -> pl.DataFrame:
         pl.format("{}/{}/{}.dcm", pl.lit(root), "patient_id", "image_id").alias("path"),
         "patient_id",
         pl.col("patient_id").alias("exam_id"),
-        pl.col("view").str.to_uppercase(),
         pl.lit(Modality.DM.value).alias("modality"),
         pl.lit("train").alias("source_split"),
     ).with_columns(
         read.parsed("laterality", parse_side, pl.String()),
+        read.parsed("view", parse_view, pl.String()),
         read.parsed("density", density_parser(), pl.String()),
         read.parsed_if_there("age", parse_age, pl.Float64()),
         read.parsed_if_there("implant", parse_flag, pl.Boolean()),

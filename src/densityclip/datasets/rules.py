@@ -67,6 +67,13 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
+def impossible_note(read: Rows, column: str, values: pl.Series) -> list[str]:
+    """A sentence on numbers of a column that can be nobody's and count as blank, if there are any."""
+    number = int((read.table[column].is_not_null() & values.is_null()).sum()) if column in read.table.columns else 0
+    said = counted(number, "value counts", "values count")
+    return [f"{said} as blank in column {column}: no such number can be."] if number else []
+
+
 def blank_note(rows: pl.DataFrame) -> list[str]:
     """A sentence on images without a density, if there are any."""
     blank = rows["density"].null_count()

@@ -14,15 +14,19 @@ from densityclip.datasets.columns import (
     parse_flag,
     parse_number,
     parse_side,
+    parse_view,
     read_rows,
 )
 from densityclip.datasets.contract import Candidates, Request
 from densityclip.datasets.headers import HeaderRules
-from densityclip.datasets.rules import leave_out_other_views, refuse_contradictions
+from densityclip.datasets.rules import impossible_note, leave_out_other_views, refuse_contradictions
+from densityclip.dicom.codes import vendor_name
 from densityclip.errors import UserError
 from densityclip.records import Modality
 
 _MODALITIES = {modality.value.lower(): modality.value for modality in Modality}
+# More is no volume of a breast; it would be taken at its word when memory is planned.
+_MOST_FRAMES = 2000
 
 
 def candidates(request: Request) -> Candidates:
@@ -45,7 +49,16 @@ def candidates(request: Request) -> Candidates:
     rows = _rows(read, names, request)
     refuse_contradictions(rows, read, [name for name in rows.columns if name != "image_id"])
     rules = HeaderRules(read_files=not request.no_files)
-    return Candidates(rows=leave_out_other_views(rows), rules=rules, tables={"table": request.table})
+    notes = _notes(read, rows, names)
+    return Candidates(rows=leave_out_other_views(rows), rules=rules, notes=notes, tables={"table": request.table})
+
+
+def _notes(read: Rows, rows: pl.DataFrame, names: Mapping[str, str]) -> tuple[str, ...]:
+    notes = [] if "density" in names else [f"{read.name} has no column density: nothing is labelled."]
+    for ours in ("age", "frames", "spacing_mm"):
+        if ours in names:
+            notes += impossible_note(read, names[ours], rows[ours])
+    return tuple(notes)
 
 
 def _columns(read: Rows, columns: Mapping[str, str]) -> dict[str, str]:
@@ -75,9 +88,7 @@ def _rows(read: Rows, names: Mapping[str, str], request: Request) -> pl.DataFram
         _or_else(rows, "image_id", "path"),
         pl.when(relative).then(pl.format("{}/{}", root, given)).otherwise(given).alias("path"),
     )
-    if "view" in rows.columns:
-        rows = rows.with_columns(pl.col("view").str.to_uppercase())
-    else:
+    if "view" not in rows.columns:
         rows = rows.with_columns(pl.lit(None, pl.String).alias("view"))
     return _with_defaults(rows, request)
 
@@ -118,19 +129,28 @@ def _modality(text: str) -> str | None:
     return None if word == Modality.UNKNOWN.value else word
 
 
-def _whole(text: str) -> int:
+def _frames(text: str) -> int | None:
     number = parse_number(text)
-    if not number.is_integer() or number < 1:
+    if not 1 <= number <= _MOST_FRAMES:
+        return None
+    if not number.is_integer():
         raise ValueError(f"{text!r} is no number of frames")
     return int(number)
 
 
+def _spacing(text: str) -> float | None:
+    spacing = parse_number(text)
+    return spacing if 0 < spacing < float("inf") else None
+
+
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "laterality": parse_side,
+    "view": parse_view,
+    "vendor": vendor_name,
     "modality": _modality,
     "study_date": parse_date,
     "age": parse_age,
     "implant": parse_flag,
-    "frames": _whole,
-    "spacing_mm": parse_number,
+    "frames": _frames,
+    "spacing_mm": _spacing,
 }

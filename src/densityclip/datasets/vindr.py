@@ -4,11 +4,12 @@ from pathlib import Path
 
 import polars as pl
 
-from densityclip.datasets.columns import Rows, density_parser, parse_age, parse_side, read_rows
+from densityclip.datasets.columns import Rows, density_parser, parse_age, parse_side, parse_view, read_rows
 from densityclip.datasets.contract import Candidates, Request
 from densityclip.datasets.headers import HeaderRules
 from densityclip.datasets.locate import find_root, find_table
 from densityclip.datasets.rules import blank_note, counted, leave_out_other_views, name_origin, refuse_contradictions
+from densityclip.dicom.codes import vendor_name
 from densityclip.errors import UserError
 from densityclip.records import Modality
 
@@ -56,11 +57,11 @@ def _images(read: Rows, root: Path, request: Request) -> pl.DataFrame:
         pl.format("{}/{}/{}.dicom", pl.lit(str(root)), "study_id", "image_id").alias("path"),
         pl.col("study_id").alias("patient_id"),
         pl.col("study_id").alias("exam_id"),
-        pl.col("view_position").str.to_uppercase().alias("view"),
         pl.lit(Modality.DM.value).alias("modality"),
         pl.col("split").alias("source_split"),
     ).with_columns(
         read.parsed("laterality", parse_side, pl.String()),
+        read.parsed("view_position", parse_view, pl.String()).alias("view"),
         read.parsed("breast_density", density_parser(), pl.String()).alias("density"),
         read.parsed_if_there("series_id", str, pl.String()).alias("series_uid"),
     )
@@ -74,7 +75,7 @@ def _from_headers(path: Path) -> pl.DataFrame:
         [
             read.table[_IMAGE_KEY].alias("image_id"),
             read.parsed_if_there(_AGE, parse_age, pl.Float64()).alias("age"),
-            read.parsed_if_there(_VENDOR, str, pl.String()).alias("vendor"),
+            read.parsed_if_there(_VENDOR, vendor_name, pl.String()).alias("vendor"),
         ]
     )
     return found.drop_nulls("image_id").unique("image_id", keep="first", maintain_order=True)
