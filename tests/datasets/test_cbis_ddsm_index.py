@@ -43,6 +43,20 @@ def test_both_spellings_of_the_density_column_are_read_and_zero_is_blank(result)
     assert set(hers.iter_rows()) == {("L", "CC", "C"), ("L", "MLO", "B"), ("R", "CC", "B"), ("R", "MLO", "B")}
 
 
+@pytest.mark.parametrize("no_files", [False, True])
+def test_a_film_of_both_sets_is_taken_from_the_one_that_is_there_with_the_densest_label(tmp_path, no_files) -> None:
+    lay_out_cbis_ddsm(tmp_path, write_header)
+    # P_00001's left CC is in the calcification training set and, as density 1, in the mass test set.
+    edit(tmp_path / "calc_case_description_train_set.csv", "P_00001,1,LEFT,CC", "P_00001,0,LEFT,CC")
+    edit(tmp_path / "mass_case_description_test_set.csv", "P_00001,1,LEFT,CC", "P_00001,3,LEFT,CC")
+    for gone in tmp_path.glob("CBIS-DDSM/Mass-Test_P_00001_LEFT_CC/**/*.dcm"):
+        gone.unlink()
+    result = collect(candidates(Request(source=tmp_path, no_files=no_files)))
+    film = (pl.col("patient_id") == "P_00001") & (pl.col("laterality") == "L") & (pl.col("view") == "CC")
+    assert result.index.filter(film)["density"].to_list() == ["C"]
+    assert result.excluded.filter(film)["reason"].to_list() == ["duplicate" if no_files else "missing_file"]
+
+
 def test_notes_count_what_was_joined_left_blank_and_leaks(archive) -> None:
     notes = " ".join(candidates(Request(source=archive)).notes)
     assert "27 abnormalities are in 26 images" in notes
@@ -79,7 +93,7 @@ def test_a_table_that_does_not_fit_is_said_with_row_and_column(tmp_path) -> None
     lay_out_cbis_ddsm(tmp_path, no_file)
     table = tmp_path / "mass_case_description_train_set.csv"
     edit(table, "P_00002,2,LEFT", "P_00002,5,LEFT")
-    with pytest.raises(UserError, match=r"mass_case_description_train_set.csv line 2, column breast_density: .*'5'"):
+    with pytest.raises(UserError, match=r"mass_case_description_train_set.csv row 1, column breast_density: .*'5'"):
         candidates(Request(source=tmp_path, no_files=True))
     edit(table, "breast_density", "density")
     with pytest.raises(UserError, match=r"no column breast_density; it has patient_id, density"):

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import polars as pl
 
-from densityclip.datasets.columns import density_parser, parse_side, read_rows
+from densityclip.datasets.columns import density_parser, parse_side, parse_view, read_rows
 from densityclip.datasets.contract import Candidates, Request
-from densityclip.datasets.exclusion import leave_out
 from densityclip.datasets.headers import HeaderRules
 from densityclip.datasets.locate import find_table, list_files
 from densityclip.datasets.rules import DENSITY, blank_note, counted, leave_out_other_views, name_origin
 from densityclip.errors import UserError
-from densityclip.reasons import Reason
 from densityclip.records import Modality
 
 SITE = "CBIS-DDSM"
@@ -40,11 +38,10 @@ def candidates(request: Request) -> Candidates:
     read = pl.concat([_abnormalities(path, split) for path, split in tables.items()])
     images, notes = _images(read)
     images = _with_paths(images, request)
-    twice = pl.struct("patient_id", "laterality", "view")
-    images = images.with_columns((pl.int_range(pl.len()).over(twice) > 0).alias("_again"))
     notes += _overlap_notes(images)
     rows = images.select(
-        pl.col("case").alias("image_id"),
+        # One id for the film in both sets: of the rows that can be used (a set may not be there), the first stays.
+        pl.col("case").first().over("film").alias("image_id"),
         "path",
         "patient_id",
         pl.col("patient_id").alias("exam_id"),
@@ -52,13 +49,10 @@ def candidates(request: Request) -> Candidates:
         "view",
         "density",
         "source_split",
-        "_again",
         pl.lit(Modality.DM.value).alias("modality"),
         pl.lit(FILM).alias("vendor"),
     )
     rows = name_origin(leave_out_other_views(rows), site=SITE, institution=request.institution or INSTITUTION)
-    same = "the same breast and view of this patient is in the other set (masses, calcifications)"
-    rows = leave_out(rows, pl.col("_again"), Reason.DUPLICATE, same).drop("_again")
     rules = HeaderRules(read_files=not request.no_files, require_view=True)
     return Candidates(rows=rows, rules=rules, notes=tuple(notes), tables={path.name: path for path in tables})
 
@@ -84,7 +78,6 @@ def _abnormalities(path: Path, split: str) -> pl.DataFrame:
     given = read.parsed(_PATH, _full_path, pl.String())
     return read.table.select(
         pl.col("patient_id"),
-        pl.col(_VIEW).str.to_uppercase().alias("view"),
         pl.lit(split).alias("source_split"),
         (pl.col(density) == "0").fill_null(value=False).alias("_zero"),
     ).with_columns(
@@ -92,6 +85,7 @@ def _abnormalities(path: Path, split: str) -> pl.DataFrame:
         given.str.extract(r"^([^/]+)/").alias("case"),
         given.str.extract(r"([^/]+)/[^/]+$").alias("series"),
         read.parsed(_SIDE, parse_side, pl.String()).alias("laterality"),
+        read.parsed(_VIEW, parse_view, pl.String()).alias("view"),
         read.parsed(density, _density, pl.String()).cast(DENSITY).alias("density"),
     )
 
@@ -108,24 +102,24 @@ def _density(text: str) -> str | None:
 
 
 def _images(read: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """One row an image, in the order of the tables: of differing densities the densest."""
+    """One row an image, in the order of the tables: of a film's differing densities, in both sets, the densest."""
+    film = pl.coalesce(pl.format("{} {} {}", "patient_id", "laterality", "view"), "case")
+    read = read.with_columns(film.alias("film"))
+    read = read.with_columns(pl.col("density").max().over("film"), pl.col("density").alias("_own"))
     images = read.group_by("case", maintain_order=True).agg(
-        pl.col("patient_id", "given", "series", "view", "source_split", "laterality").first(),
-        pl.col("density").max(),
-        pl.col("density").drop_nulls().n_unique().alias("_densities"),
-        pl.col("_zero").any(),
+        pl.col("patient_id", "given", "series", "view", "source_split", "laterality", "film", "density").first(),
     )
     notes = [
         f"{counted(read.height, 'abnormality', 'abnormalities')} are in {counted(images.height, 'image', 'images')}.",
         "All images are digitised film (modality DM, vendor digitised film): no digital detector made them.",
     ]
-    differing = images.filter(pl.col("_densities") > 1).height
+    differing = read.group_by("film").agg(pl.col("_own").drop_nulls().n_unique()).filter(pl.col("_own") > 1).height
     if differing:
         notes.append(f"The rows of {counted(differing, 'image', 'images')} differ in density; the densest was taken.")
     zero = int(read["_zero"].sum())
     if zero:
         notes.append(f"{counted(zero, 'row', 'rows')} of density 0 (not graded) count as blank.")
-    images = images.with_columns(pl.col("density").cast(pl.String)).drop("_densities", "_zero")
+    images = images.with_columns(pl.col("density").cast(pl.String))
     return images, notes + blank_note(images)
 
 
