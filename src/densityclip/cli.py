@@ -145,7 +145,9 @@ def split(
 def prepare(
     index: Annotated[Path, typer.Argument(help="index.parquet or its folder.")],
     out: Out,
-    size: Annotated[int, typer.Option(min=32, help="Rows and columns of a prepared image.")] = 224,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Rows and columns of a prepared image; 224 if not given.")
+    ] = None,
     set_: Sets = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.json or a bundle to take the recipe from.")] = None,
     workers: Annotated[
@@ -162,7 +164,9 @@ def prepare(
     from densityclip import steps, terminal
     from densityclip.imaging.recipe import Recipe
 
-    start = steps.read_recipe(recipe) if recipe is not None else Recipe().sized(size)
+    start = steps.read_recipe(recipe) if recipe is not None else Recipe()
+    if size is not None:
+        start = start.sized(size)
     path = index / steps.INDEX if index.is_dir() else index
     with terminal.progress("prepare") as report:
         done = steps.prepare(

@@ -27,6 +27,7 @@ from scipy import ndimage
 
 from compressed_dicom import LOSSLESS, codestream, compress, put_codestreams, saved
 from densityclip.dicom.codestream import read_codestream
+from densityclip.dicom.display import display_table
 from densityclip.dicom.pixels import read_frames
 from densityclip.dicom.stored import StoredValues, read_stored
 from densityclip.reasons import Reason, Refused
@@ -137,6 +138,29 @@ def test_signed_data_called_signed_is_read_even_with_white_markers_on_black_air(
         path = saved(dataset, tmp_path / "y")
     with read_frames(path) as reader:
         assert np.array_equal(reader.raw_frame(0), pixels)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless, JPEGLosslessSV1, JPEG2000Lossless])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_data_is_read_with_padding_at_the_lowest_value_that_there_is(tmp_path, syntax, bits) -> None:
+    half = 1 << (bits - 1)
+    pixels = breast_like(top=half - 100).astype(np.int16)
+    pixels[:, :12] = pixels[:10] = -half
+    described = with_pixels(mammogram(), pixels, bits=bits)
+    dataset = described if syntax == ExplicitVRLittleEndian else compress(described, pixels, syntax)
+    dataset.add_new("PixelPaddingValue", "SS", -half)
+    with read_frames(saved(dataset, tmp_path / "x")) as reader:
+        assert np.array_equal(reader.raw_frame(0), pixels)
+
+
+@pytest.mark.parametrize(("name", "value"), [("WindowCenter", "nan"), ("WindowWidth", "nan"), ("RescaleSlope", "nan")])
+def test_a_window_of_no_number_is_named_and_not_taken_for_an_empty_picture(name, value) -> None:
+    dataset = with_pixels(mammogram(), breast_like())
+    dataset.RescaleIntercept, dataset.RescaleSlope = "0", "1"
+    dataset.WindowCenter, dataset.WindowWidth = "1000", "900"
+    setattr(dataset, name, value)
+    with pytest.raises(Refused, match="no finite number"):
+        display_table(dataset, 0, StoredValues(bits=12, signed=False, inverted=False, padding=None))
 
 
 def test_signed_data_called_unsigned_is_refused_where_it_shows(tmp_path) -> None:

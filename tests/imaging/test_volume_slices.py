@@ -94,6 +94,14 @@ def test_empty_slices_at_the_ends_are_left_out_of_a_slab_and_do_not_cost_the_vol
     assert refused.value.reason == Reason.CONSTANT
 
 
+def test_a_blank_slice_in_the_middle_does_not_cost_the_volume(tmp_path) -> None:
+    slices = volume(7)
+    slices[3] = 0
+    (found,) = prepare_file(write_dicom(tmp_path / "blank.dcm", slices), recipe("max"))
+    by_hand = prepared_alone(tmp_path / "max.png", slices.max(axis=0))
+    assert np.abs(found.pixels - by_hand)[found.mask].max() <= 40
+
+
 def test_what_is_shown_under_a_map_is_what_the_model_saw(seven) -> None:
     path, slices = seven
     (projection,) = prepare_file(path, recipe("max"))

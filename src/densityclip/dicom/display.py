@@ -35,6 +35,8 @@ def display_table(dataset: Dataset, frame: int, values: StoredValues) -> NDArray
         shown = _voi(dataset, frame, modality)
     except PARSE_ERRORS as error:
         raise Refused(Reason.BAD_HEADER, f"a lookup table or window cannot be read ({type(error).__name__})") from error
+    if not np.isfinite(shown).all():
+        raise Refused(Reason.BAD_HEADER, "a rescaling or a table holds what is no finite number")
     if values.inverted:
         shown = 1.0 - shown
     table = np.clip(shown, 0, 1).astype(np.float32)
@@ -97,6 +99,8 @@ def _voi(dataset: Dataset, frame: int, values: NDArray[np.float64]) -> NDArray[n
         low, high = float(values.min()), float(values.max())
         return (values - low) / max(high - low, 1e-12)
     function = str(source.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if not np.isfinite(float(center)) or not np.isfinite(float(width)):
+        raise Refused(Reason.BAD_HEADER, "the window is no finite number")
     return _window(values, float(center), float(width), function)
 
 

@@ -129,12 +129,12 @@ def read_stored(
         top = min(values.bits, coded_bits or values.bits)
         if low >= 0 and 1 << (top - 1) <= high < 1 << top:
             # The sign bit was cut off with those above it (JPEG-LS cannot do otherwise), or there never was a sign.
-            _check_signed(pixels, top)
+            _check_signed(pixels, top, values.padding)
             sign = pixels.dtype.type(1 << (top - 1))
             pixels = (pixels ^ sign) - sign
             low, high = int(pixels.min()), int(pixels.max())
         elif low < 0 <= high and top == width:
-            _check_signed(pixels, top)
+            _check_signed(pixels, top, values.padding)
     elif low < 0:
         raise Refused(Reason.BAD_HEADER, f"the header says unsigned, the codestream holds values down to {low}")
     if low < values.lowest or high > values.highest:
@@ -145,13 +145,19 @@ def read_stored(
     return pixels if values.signed else pixels.view(np.dtype(f"u{width // 8}"))
 
 
-def _check_signed(pixels: NDArray[Any], bits: int) -> None:
+def _check_signed(pixels: NDArray[Any], bits: int, padding: tuple[int, int] | None) -> None:
     # Where a picture crosses the sign bit, one of the two readings makes a small step there and the other a leap of
-    # nearly 2^bits. Edges of markers leap in both; skin and tissue do not, and they are the many.
+    # nearly 2^bits. Edges of markers leap in both; skin and tissue do not, and they are the many. Padding lies at the
+    # lowest value that there is, half of the range below tissue: its edges say nothing.
+    sign = 1 << (bits - 1)
     unsigned = pixels[::_ROW_STEP].astype(np.int32) & ((1 << bits) - 1)
+    crossing = np.diff(unsigned >= sign, axis=1)
+    if padding is not None:
+        signed = (unsigned ^ sign) - sign
+        padded = (signed >= padding[0]) & (signed <= padding[1])
+        crossing &= ~(padded[:, 1:] | padded[:, :-1])
     steps = np.abs(np.diff(unsigned, axis=1))
-    crossing = np.diff(unsigned >> (bits - 1), axis=1) != 0
-    smooth_unsigned = int((steps[crossing] < 1 << (bits - 1)).sum())
+    smooth_unsigned = int((steps[crossing] < sign >> 2).sum())
     if 2 * smooth_unsigned > int(crossing.sum()):
         raise Refused(
             Reason.BAD_HEADER,

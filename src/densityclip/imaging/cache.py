@@ -170,8 +170,12 @@ def build_cache(
 
 def _check_same(out: Path, identity: dict[str, str]) -> dict[str, Any] | None:
     manifest = out / "manifest.json"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", "give a folder as --out")
     if manifest.is_file():
         found = read_json(manifest, _MADE_BY)
+        if not isinstance(found, dict) or found.get("step") != "prepare":
+            raise UserError(f"{out} holds something else than a cache", "give another --out")
         stated = found["config"]
     else:
         found, stated = None, Unfinished.stated(out, _MADE_BY)

@@ -19,6 +19,7 @@ from densityclip.imaging.resample import Picture, resample
 from densityclip.reasons import Reason, Refused
 
 _ALONE = Slab(range(1))
+_TRIED_SLICES = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -133,12 +134,25 @@ def _frame(reader: FrameReader, index: int) -> Picture:
 
 
 def _prepare_volume(reader: FrameReader, recipe: Recipe) -> list[Prepared]:
-    breast = find_breast(_frame(reader, reader.frames // 2))
+    breast = _breast_of(reader)
     geometry = place((reader.rows, reader.columns), breast, recipe)
     return [
         replace(_painted(_projected(reader, slab, geometry), breast, geometry, recipe), slab=slab)
         for slab in slabs(reader.frames, recipe.dbt_slices)
     ]
+
+
+def _breast_of(reader: FrameReader) -> Breast:
+    """The breast on the central slice, or on the nearest that is not blank."""
+    middle = reader.frames // 2
+    nearest = sorted(range(reader.frames), key=lambda index: abs(index - middle))
+    for index in nearest[:_TRIED_SLICES]:
+        try:
+            return find_breast(_frame(reader, index))
+        except Refused as refused:
+            if refused.reason is not Reason.CONSTANT:
+                raise
+    raise Refused(Reason.CONSTANT, "the slices in the middle of the volume are blank")
 
 
 def _projected(reader: FrameReader, slab: Slab, geometry: Geometry) -> NDArray[np.float32]:
