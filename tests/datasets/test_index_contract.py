@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -276,6 +279,45 @@ def killed_by_file_five(start: int, rows: pl.DataFrame, rules: HeaderRules) -> p
     if "reason" not in rows.columns and rows["path"].str.ends_with("005").any():
         os.kill(os.getpid(), signal.SIGKILL)
     return _judge_slice(start, rows, rules)
+
+
+KILLS_ITSELF = """
+import multiprocessing, os, signal, sys
+import polars as pl
+from densityclip.datasets import headers
+
+def progress(done, total):
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    headers._FILES_A_TASK = 2
+    rows = pl.DataFrame({"path": sys.argv[1:]})
+    list(headers.look_at(rows, headers.HeaderRules(), workers=2, progress=progress))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to see processes in")
+def test_workers_end_when_the_command_is_killed_outright(tmp_path) -> None:
+    paths = many_files(tmp_path, 8)["path"].to_list()
+    script = tmp_path / "script.py"
+    script.write_text(KILLS_ITSELF)
+    # Into a file: workers that stayed would hold a pipe open, and the test would wait instead of failing.
+    with (tmp_path / "said").open("w") as said:
+        code = subprocess.run([sys.executable, script, *paths], stdout=said, stderr=said, check=False).returncode
+    workers = (tmp_path / "said").read_text().split()
+    assert (code, len(workers)) == (-signal.SIGKILL, 2), workers
+    deadline = time.monotonic() + 60
+    while any(runs(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def runs(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_an_index_of_nothing_is_written_and_then_said(tmp_path) -> None:

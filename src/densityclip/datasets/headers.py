@@ -1,11 +1,13 @@
 """What the files say: headers read in worker processes, merged with what the table says, and judged row by row."""
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,7 @@ def _spread(slices: Iterator[_Task], workers: int) -> Iterator[pl.DataFrame]:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
 
 
 def _outcome(task: _Task, future: Future[pl.DataFrame]) -> pl.DataFrame:
@@ -141,6 +143,17 @@ def _carefully(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFra
         half = rows.height // 2
         first, second = rows.slice(0, half), rows.slice(half)
         return pl.concat([_carefully(start, first, rules), _carefully(start + half, second, rules)])
+
+
+def _end_with_parent() -> None:
+    # A command that is killed outright cannot tell its workers: they would wait for it for ever, 120 MB each.
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _judge_slice(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from densityclip.datasets.headers import SEEN, HeaderRules
 from densityclip.reasons import Reason
 
 _ROWS_A_PART = 4_000
-_SECONDS_A_PART = 20.0
+_SECONDS_A_PART = 5.0
 # Reasons that a person may have mended between two runs.
 _MENDABLE = [
     reason.value
