@@ -181,7 +181,11 @@ def prepare(
             progress=report,
         )
     counted = ", ".join(f"{number} {reason}" for reason, number in done.reasons.items())
-    refused = f"{done.refused} refused ({counted}; see {out / 'refused.parquet'})" if done.refused else "none refused"
+    refused = (
+        f"{done.refused} refused ({counted}; see {out / 'refused.parquet'}; delete the cache to try them again)"
+        if done.refused
+        else "none refused"
+    )
     terminal.say(f"{done.images} images prepared, {refused}; the cache is {out}.")
     _exit_if(done.refused)
 

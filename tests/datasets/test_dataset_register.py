@@ -3,6 +3,7 @@
 import pytest
 
 from dataset_layouts import LAYOUTS, no_file
+from densityclip import steps
 from densityclip.artifacts import write_json
 from densityclip.datasets.contract import Request, collect
 from densityclip.datasets.licence import carry_licence, restricted_by
@@ -59,3 +60,27 @@ def test_embed_and_rsna_are_one_institution_and_the_others_are_external_to_both(
         request = Request(source=lay_out(tmp_path / name, no_file), no_files=True)
         indexes[name] = collect(DATASETS[name].reader()(request)).index
     assert [(pair.first, pair.second) for pair in same_institution(indexes)] == [("embed", "rsna")]
+
+
+def test_an_index_of_another_archive_is_not_written_over(tmp_path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t.csv").write_text("path,patient_id,density,view,laterality\nx.png,1,A,CC,L\n")
+
+    def index(name: str) -> tuple[int, int]:
+        source = tmp_path / name
+        return steps.index(source, tmp_path / "out", dataset="table", table=source / "t.csv", no_files=True)
+
+    assert index("one") == index("one") == (1, 0)
+    before = (tmp_path / "out" / "index.parquet").read_bytes()
+    with pytest.raises(UserError, match="holds an index of another source"):
+        index("other")
+    assert (tmp_path / "out" / "index.parquet").read_bytes() == before
+
+
+def test_a_forgotten_dataset_is_guessed_from_the_tables_that_are_there(tmp_path) -> None:
+    (tmp_path / "train.csv").write_text("site_id\n1\n")
+    (tmp_path / "image.dcm").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is this --dataset rsna\?"):
+        steps.index(tmp_path, tmp_path / "out", dataset="dicom")
+    assert "The file is empty" in (tmp_path / "out" / "audit.html").read_text()

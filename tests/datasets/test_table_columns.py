@@ -136,3 +136,11 @@ def test_small_words_are_read_as_tables_write_them() -> None:
     for parse, text in ((parse_side, "both"), (parse_flag, "2"), (parse_age, "old"), (parse_date, "31.1.24")):
         with pytest.raises(ValueError, match=r"is no|is neither"):
             parse(text)
+
+
+@pytest.mark.parametrize(("row", "cells"), [("3,4", 2), ("3,4,5,6", 4)])
+def test_a_row_that_was_cut_or_has_a_stray_comma_is_named(tmp_path, row, cells) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f'a,b,c\n1,"x, y",2\n\n{row}\n')
+    with pytest.raises(UserError, match=f"row 3 has {cells} cells, the header has 3"):
+        read_rows(path)

@@ -145,3 +145,14 @@ def test_the_real_samples_are_indexed_from_their_own_table(real_images) -> None:
     source = real_images / "density_samples"
     result = index(source, source / "labels.csv", columns={"path": "file", "patient_id": "file"})
     assert dict(result.index.group_by("density").len().iter_rows()) == {"A": 4, "B": 4, "C": 4, "D": 4}
+
+
+def test_a_label_map_without_a_density_column_is_a_mistake(source) -> None:
+    request = Request(
+        source=source,
+        table=table(source, "file,who,grade\na.png,1,F\n"),
+        columns={"path": "file", "patient_id": "who"},
+        label_map={"F": "A"},
+    )
+    with pytest.raises(UserError, match=r"no column density; it has file, who, grade\. say which.*--column density"):
+        candidates(request)

@@ -1,6 +1,7 @@
 """Tables from outside, CSV or Parquet, to columns of known meaning; what does not fit is named by row and column."""
 
 import codecs
+import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,9 +156,25 @@ def _scan_csv(path: Path) -> pl.LazyFrame:
     with path.open(encoding=encoding) as handle:
         header = handle.readline()
     separator = max(_DELIMITERS, key=header.count)
+    _refuse_ragged(path, encoding, separator)
     if encoding == "utf-8":
         return pl.scan_csv(path, infer_schema=False, separator=separator)
     return pl.read_csv(path, infer_schema=False, encoding=encoding, separator=separator).lazy()
+
+
+def _refuse_ragged(path: Path, encoding: str, separator: str) -> None:
+    # Polars fills a short row with blanks and cuts a long one: a stray comma would move a label into another column.
+    with path.open(encoding=encoding, newline="") as handle:
+        rows = csv.reader(handle, delimiter=separator)
+        try:
+            wanted = len(next(rows, []))
+            for number, row in enumerate(rows, start=1):
+                if row and len(row) != wanted:
+                    raise UserError(
+                        f"{path.name} row {number} has {len(row)} cells, the header has {wanted}", "correct the table"
+                    )
+        except csv.Error as error:
+            raise UserError(f"{path} is not a readable CSV table", "give a table with a header row") from error
 
 
 def _encoding(path: Path) -> str:

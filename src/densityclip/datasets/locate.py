@@ -31,7 +31,9 @@ def find_table(request: Request, names: Sequence[str], places: Sequence[str] = (
         return request.table
     top = request.table or request.source
     if not top.is_dir():
-        raise UserError(f"{top} does not exist", "give the folder of the archive")
+        raise UserError(
+            f"{top} is not a folder" if top.exists() else f"{top} does not exist", "give the folder of the archive"
+        )
     tops = [top] if request.table else [top, top.resolve().parent]
     found = (folder / place / name for folder in tops for name in names for place in ("", *places))
     path = next((path for path in found if path.is_file()), None)

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densityclip.errors import UserError
@@ -20,12 +21,14 @@ class Dataset:
         title: What it is, for `--help` and messages.
         options: Options of `index` that it has a use for, besides the source.
         redistribute: Whether its licence lets models and images derived from it be passed on.
+        tables: Names of tables by which a folder is recognised.
     """
 
     module: str
     title: str
     options: frozenset[str]
     redistribute: bool = True
+    tables: tuple[str, ...] = ()
 
     def reader(self) -> "Callable[[Request], Candidates]":
         """The function that reads its tables."""
@@ -37,11 +40,11 @@ DATASETS: dict[str, Dataset] = {
     "dicom": Dataset(
         "dicom_folder", "a folder of DICOM files", frozenset({"table", "label_map", "site", "institution"})
     ),
-    "embed": Dataset("embed", "EMBED open data", _NAMED, redistribute=False),
-    "rsna": Dataset("rsna", "RSNA screening mammography", _NAMED),
-    "vindr": Dataset("vindr", "VinDr-Mammo", _NAMED),
-    "cbis-ddsm": Dataset("cbis_ddsm", "CBIS-DDSM", _NAMED),
-    "inbreast": Dataset("inbreast", "INbreast", _NAMED),
+    "embed": Dataset("embed", "EMBED open data", _NAMED, redistribute=False, tables=("EMBED_OpenData_metadata.csv",)),
+    "rsna": Dataset("rsna", "RSNA screening mammography", _NAMED, tables=("train.csv",)),
+    "vindr": Dataset("vindr", "VinDr-Mammo", _NAMED, tables=("breast-level_annotations.csv",)),
+    "cbis-ddsm": Dataset("cbis_ddsm", "CBIS-DDSM", _NAMED, tables=("mass_case_description_train_set.csv",)),
+    "inbreast": Dataset("inbreast", "INbreast", _NAMED, tables=("INbreast.csv",)),
     "table": Dataset(
         "table",
         "any CSV or Parquet table of images",
@@ -59,3 +62,13 @@ def dataset_named(name: str) -> Dataset:
     if name not in DATASETS:
         raise UserError(f"--dataset {name} is unknown", f"use one of {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def datasets_found(source: Path) -> list[str]:
+    """Names of the datasets whose tables lie in a folder, or in its `tables` or `csv`."""
+    places = (source, source / "tables", source / "csv")
+    return [
+        name
+        for name, dataset in DATASETS.items()
+        if any((place / table).is_file() for place in places for table in dataset.tables)
+    ]

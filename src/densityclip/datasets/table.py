@@ -46,6 +46,11 @@ def candidates(request: Request) -> Candidates:
     names = _columns(read, request.columns)
     for needed in ("path", "patient_id"):
         read.refuse_blanks(names[needed])
+    if request.label_map and "density" not in names:
+        raise UserError(
+            f"--label-map is given, but {read.name} has no column density; it has {', '.join(read.columns)}",
+            "say which one it is with --column density=NAME",
+        )
     rows = _rows(read, names, request)
     refuse_contradictions(rows, read, [name for name in rows.columns if name != "image_id"])
     rules = HeaderRules(read_files=not request.no_files)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -65,7 +65,7 @@ def index(
         Images indexed and images excluded.
     """
     from densityclip.datasets.contract import Request, write_index
-    from densityclip.datasets.registry import dataset_named
+    from densityclip.datasets.registry import dataset_named, datasets_found
     from densityclip.report.audit_report import write_audit
 
     described = dataset_named(dataset)
@@ -89,16 +89,36 @@ def index(
         site=site,
         institution=institution,
     )
-    config = {name: value for name, value in given.items() if name != "table"}
-    kept, left_out, content = write_index(
-        described.reader()(request),
-        out,
-        config={"dataset": dataset, "redistribute": described.redistribute} | config,
-        workers=workers,
-        progress=progress,
-    )
+    options = {name: value for name, value in given.items() if name != "table"}
+    config = {"dataset": dataset, "source": str(source.resolve()), "redistribute": described.redistribute} | options
+    _refuse_other_index(out, config)
+    try:
+        kept, left_out, content = write_index(
+            described.reader()(request), out, config=config, workers=workers, progress=progress
+        )
+    except UserError as error:
+        # When nothing can be used the page says why.
+        if (out / "audit.json").is_file():
+            write_audit(out / "audit.html", read_json(out / "audit.json", "densityclip index"))
+        known = [name for name in datasets_found(source) if name != dataset]
+        if known:
+            raise UserError(error.fact, f"{error.next_step}; or is this --dataset {' or '.join(known)}?") from error
+        raise
     write_audit(out / "audit.html", content)
     return kept, left_out
+
+
+def _refuse_other_index(out: Path, config: Mapping[str, Any]) -> None:
+    """Keep an index of another archive: splits and caches that were made of it would belong to nothing."""
+    manifest = out / "index.manifest.json"
+    if not manifest.is_file():
+        return
+    held = read_json(manifest, "densityclip index").get("config", {})
+    for name in ("dataset", "source"):
+        if held.get(name, config[name]) != config[name]:
+            raise UserError(
+                f"{out} holds an index of another {name}: {held[name]}", f"give another --out, or delete {out}"
+            )
 
 
 def split(
