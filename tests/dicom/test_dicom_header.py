@@ -11,7 +11,7 @@ from pydicom.sr._cid_dict import cid_concepts
 from pydicom.sr._concepts_dict import concepts
 
 from densityclip.dicom.codes import MODIFIERS, VIEWS
-from densityclip.dicom.eligibility import check_eligible, check_object
+from densityclip.dicom.eligibility import check_modality, check_object, check_screening_view
 from densityclip.dicom.header import HeaderFacts, header_facts, read_header
 from densityclip.dicom.modality import is_slab, modality_of
 from densityclip.reasons import Reason, Refused
@@ -22,6 +22,13 @@ FUJI = {"ViewCodeSequence": None, "Manufacturer": "FUJIFILM Corporation"}
 
 def codes_of(cid: int) -> set[str]:
     return {value for scheme, names in cid_concepts[cid].items() for name in names for value in concepts[scheme][name]}
+
+
+def check_eligible(facts: HeaderFacts) -> None:
+    """What a header must pass where no table speaks."""
+    check_object(facts)
+    check_screening_view(facts)
+    check_modality(facts)
 
 
 def refusal(dataset: pydicom.Dataset) -> Reason | None:

@@ -1,13 +1,10 @@
 """What the files say: headers read in worker processes, merged with what the table says, and judged row by row."""
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,13 @@ import polars as pl
 from densityclip.artifacts import EXCLUDED
 from densityclip.datasets.exclusion import leave_out
 from densityclip.dicom.density_report import REPORT_CLASSES, read_composition
-from densityclip.dicom.eligibility import check_object, check_screening_view
+from densityclip.dicom.eligibility import check_modality, check_object, check_screening_view
 from densityclip.dicom.header import HeaderFacts, read_header
 from densityclip.dicom.modality import is_slab, modality_of
 from densityclip.dicom.picture import is_picture
 from densityclip.reasons import Reason, Refused
 from densityclip.records import Modality
+from densityclip.worker_pool import worker_pool
 
 # What is seen of an image beside the columns of an index; `settle` needs it and drops it.
 SEEN: dict[str, pl.DataType] = EXCLUDED | {
@@ -101,14 +99,14 @@ _Task = tuple[int, pl.DataFrame, HeaderRules]
 def _spread(slices: Iterator[_Task], workers: int) -> Iterator[pl.DataFrame]:
     # A million futures at once would hold a million rows twice; a few tasks ahead keep the workers busy.
     waiting: deque[tuple[_Task, Future[pl.DataFrame]]] = deque()
-    pool = _pool(workers)
+    pool = worker_pool(workers)
     try:
         for task in slices:
             try:
                 future = pool.submit(_judge_slice, *task)
             except BrokenProcessPool:
                 pool.shutdown(wait=False)
-                pool = _pool(workers)
+                pool = worker_pool(workers)
                 future = pool.submit(_judge_slice, *task)
             waiting.append((task, future))
             if len(waiting) >= workers * _TASKS_AHEAD:
@@ -117,10 +115,6 @@ def _spread(slices: Iterator[_Task], workers: int) -> Iterator[pl.DataFrame]:
             yield _outcome(*waiting.popleft())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
 
 
 def _outcome(task: _Task, future: Future[pl.DataFrame]) -> pl.DataFrame:
@@ -134,7 +128,7 @@ def _outcome(task: _Task, future: Future[pl.DataFrame]) -> pl.DataFrame:
 def _carefully(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
     """A slice by itself in a process of its own, and if that dies, each half of it: one file must not end a job."""
     try:
-        with _pool(1) as alone:
+        with worker_pool(1) as alone:
             return alone.submit(_judge_slice, start, rows, rules).result()
     except BrokenProcessPool:
         if rows.height == 1:
@@ -143,17 +137,6 @@ def _carefully(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFra
         half = rows.height // 2
         first, second = rows.slice(0, half), rows.slice(half)
         return pl.concat([_carefully(start, first, rules), _carefully(start + half, second, rules)])
-
-
-def _end_with_parent() -> None:
-    # A command that is killed outright cannot tell its workers: they would wait for it for ever, 120 MB each.
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _judge_slice(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
@@ -219,15 +202,11 @@ def _judged(facts: HeaderFacts | None, row: Mapping[str, Any], rules: HeaderRule
         if facts is not None:
             check_object(facts, modality_stated=modality is not None)
         check_screening_view(merged, unstated_passes=not rules.require_view)
-        if rules.require_view and modality is None and (facts is None or modality_of(facts) is Modality.UNKNOWN):
-            raise Refused(Reason.UNKNOWN_MODALITY, "" if facts is None else _kind_in_words(facts))
+        if rules.require_view and modality is None:
+            check_modality(facts)
     except Refused as refused:
         return differs | {"reason": refused.reason.value, "detail": refused.detail or refused.reason.sentence}
     return differs
-
-
-def _kind_in_words(facts: HeaderFacts) -> str:
-    return f"image type {'/'.join(facts.image_type) or 'not stated'}, {facts.frames} frame(s)"
 
 
 def _differing(facts: HeaderFacts, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,23 +39,6 @@ _STANDARD_VIEWS = frozenset(view.value for view in View)
 _NO_SCREENING_VIEW = frozenset({"magnification", "spot compression", "tangential"})
 
 
-def check_eligible(facts: HeaderFacts) -> None:
-    """Check that an object is a standard screening mammogram: CC or MLO of one breast of a woman, for presentation.
-
-    An implant that is displaced out of the view is accepted: the breast itself is shown.
-
-    Raises:
-        Refused: It is not; the reason says why, the most basic reason first.
-    """
-    check_object(facts)
-    check_screening_view(facts)
-    if modality_of(facts) is Modality.UNKNOWN:
-        raise Refused(
-            Reason.UNKNOWN_MODALITY,
-            f"image type {'/'.join(facts.image_type) or 'not stated'}, {facts.frames} frame(s)",
-        )
-
-
 def check_object(facts: HeaderFacts, *, modality_stated: bool = False) -> None:
     """Check what kind of object a header describes, whatever view it shows.
 
@@ -116,3 +99,19 @@ def check_screening_view(facts: HeaderFacts, *, unstated_passes: bool = False) -
         raise Refused(Reason.UNKNOWN_LATERALITY)
     if facts.implant and not facts.implant_displaced:
         raise Refused(Reason.IMPLANT)
+
+
+def check_modality(facts: HeaderFacts | None) -> None:
+    """Check that a header says which kind of mammogram this is.
+
+    Args:
+        facts: The header; None if there is none.
+
+    Raises:
+        Refused: `unknown_modality`.
+    """
+    if facts is None:
+        raise Refused(Reason.UNKNOWN_MODALITY)
+    if modality_of(facts) is Modality.UNKNOWN:
+        kind = "/".join(facts.image_type) or "not stated"
+        raise Refused(Reason.UNKNOWN_MODALITY, f"image type {kind}, {facts.frames} frame(s)")

@@ -3,12 +3,10 @@
 import csv
 import io
 import logging
-import multiprocessing
 import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from densityclip.phantom.exam import GeneratedImage, ViewTruth, exam_images, mak
 from densityclip.phantom.population import Woman, draw_woman
 from densityclip.phantom.sites import SITES, Site
 from densityclip.records import GENERATED_LABEL
+from densityclip.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ def _map(make: Callable[[int], dict[str, Any]], exams: int, workers: int) -> Ite
     if workers == 1 or exams == 1:
         yield from map(make, range(exams))
         return
-    with ProcessPoolExecutor(min(workers, exams), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(min(workers, exams)) as pool:
         try:
             yield from pool.map(make, range(exams))
         except BaseException:
