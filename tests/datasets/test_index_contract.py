@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from densityclip.artifacts import read_table
 from densityclip.datasets import headers
-from densityclip.datasets.contract import Candidates, collect, leave_out, write_index
+from densityclip.datasets.contract import Candidates, collect, write_index
+from densityclip.datasets.exclusion import leave_out
 from densityclip.datasets.headers import HeaderRules
 from densityclip.errors import UserError
 from densityclip.reasons import Reason

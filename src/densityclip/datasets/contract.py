@@ -15,7 +15,6 @@ import polars as pl
 
 from densityclip.artifacts import EXCLUDED, hash_file, hash_table, read_table, write_json, write_manifest, write_table
 from densityclip.datasets.audit import audit
-from densityclip.datasets.exclusion import leave_out as leave_out
 from densityclip.datasets.headers import SEEN, HeaderRules, look_at
 from densityclip.datasets.labels import LabelTable
 from densityclip.datasets.parts import Parts

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from densityclip.datasets.contract import Candidates, Request, leave_out
+from densityclip.datasets.contract import Candidates, Request
+from densityclip.datasets.exclusion import leave_out
 from densityclip.datasets.headers import HeaderRules
 from densityclip.datasets.labels import read_label_table
 from densityclip.errors import UserError
