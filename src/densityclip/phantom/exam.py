@@ -15,7 +15,8 @@ from densityclip.phantom.anatomy import Anatomy, Grid, Traits, build_anatomy, dr
 from densityclip.phantom.population import Woman
 from densityclip.phantom.presentation import Stored, present
 from densityclip.phantom.randomness import keyed
-from densityclip.phantom.sites import Look, Site
+from densityclip.phantom.looks import Look
+from densityclip.phantom.sites import Site
 from densityclip.phantom.tissue import fill_gland
 
 _MARGIN = 8

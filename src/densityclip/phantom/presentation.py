@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from densityclip.phantom.sites import Look
+from densityclip.phantom.looks import Look
 
 Pixels = NDArray[np.uint16]
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from scipy.special import ndtr, ndtri
 
 from densityclip.density import CATEGORIES
+from densityclip.phantom.looks import AURELIA, HALDEN, NORVIK, TESSERA, Look
 from densityclip.records import MODALITIES
 
 # Shares of BI-RADS A-D in digital-era screening (Breast Cancer Surveillance Consortium), and the lognormal of the
@@ -21,45 +22,6 @@ REFERENCE_SHARES: tuple[float, float, float, float] = (0.109, 0.421, 0.389, 0.08
 MEDIAN_FRACTION = 0.158
 SIGMA_LN_FRACTION = 0.636
 TRUE_CUTS: tuple[float, ...] = tuple(float(ndtri(sum(REFERENCE_SHARES[:k]))) for k in (1, 2, 3))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How a vendor's acquisition and processing make an image look.
-
-    Attributes:
-        energy_kev: The one energy that stands for the spectrum, 15 to 35 keV.
-        equalisation: Share of the thickness signal that processing takes out, 0 to 1.
-        detail_gain: Strength of the unsharp mask of the DM image.
-        noise: Standard deviation of the grain that processing leaves on a DM pixel, in units of optical path.
-        blur_mm: Standard deviation of detector and focal-spot blur.
-        gamma: Exponent of the presentation curve; below 1 lifts the dark grey.
-        adaptive: Share of the display range that follows the image itself, 0 (fixed) to 1.
-        window_function: `LINEAR` or `SIGMOID`.
-        inverted: Whether images are stored MONOCHROME1.
-        padding: Whether a strip outside the collimated field is filled with the padding value.
-        tomo_degrees: Full angle of the tomosynthesis sweep.
-        s2d_max_share: Share of the maximum over depth in the synthesized image; the rest is the mean.
-    """
-
-    energy_kev: float
-    equalisation: float
-    detail_gain: float
-    noise: float
-    blur_mm: float
-    gamma: float
-    adaptive: float
-    window_function: str
-    inverted: bool
-    padding: bool
-    tomo_degrees: float
-    s2d_max_share: float
-
-    def __post_init__(self) -> None:
-        if self.window_function not in ("LINEAR", "SIGMOID"):
-            raise ValueError(f"window function {self.window_function!r} is neither LINEAR nor SIGMOID")
-        if not 15 <= self.energy_kev <= 35:
-            raise ValueError(f"energy {self.energy_kev} keV is outside the attenuation table, 15 to 35")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,64 +88,6 @@ class Site:
         )
 
 
-_AURELIA = Look(
-    energy_kev=21.0,
-    equalisation=0.92,
-    detail_gain=0.8,
-    noise=0.010,
-    blur_mm=0.25,
-    gamma=0.85,
-    adaptive=0.4,
-    window_function="LINEAR",
-    inverted=False,
-    padding=False,
-    tomo_degrees=15.0,
-    s2d_max_share=0.5,
-)
-_NORVIK = Look(
-    energy_kev=20.3,
-    equalisation=0.93,
-    detail_gain=1.1,
-    noise=0.013,
-    blur_mm=0.30,
-    gamma=0.95,
-    adaptive=0.4,
-    window_function="SIGMOID",
-    inverted=False,
-    padding=True,
-    tomo_degrees=25.0,
-    s2d_max_share=0.45,
-)
-_TESSERA = Look(
-    energy_kev=19.5,
-    equalisation=0.93,
-    detail_gain=0.5,
-    noise=0.017,
-    blur_mm=0.40,
-    gamma=1.15,
-    adaptive=0.3,
-    window_function="LINEAR",
-    inverted=True,
-    padding=False,
-    tomo_degrees=15.0,
-    s2d_max_share=0.5,
-)
-_HALDEN = Look(
-    energy_kev=22.0,
-    equalisation=0.95,
-    detail_gain=1.3,
-    noise=0.012,
-    blur_mm=0.35,
-    gamma=0.75,
-    adaptive=0.45,
-    window_function="SIGMOID",
-    inverted=False,
-    padding=True,
-    tomo_degrees=40.0,
-    s2d_max_share=0.65,
-)
-
-
 def _machine(serial: str, manufacturer: str, model: str, look: Look) -> Machine:
     return Machine(serial=serial, station=f"MG{serial[-2:]}", manufacturer=manufacturer, model=model, look=look)
 
@@ -194,9 +98,9 @@ INTERNAL = Site(
     institution="Lindenhof Breast Centre (invented)",
     modalities=("DM", "s2D", "DBT"),
     machines=(
-        _machine("AU-1001", "Aurelia Imaging (invented)", "Clara 3D", _AURELIA),
-        _machine("AU-1002", "Aurelia Imaging (invented)", "Clara 3D", _AURELIA),
-        _machine("NV-2001", "Norvik Medical (invented)", "Fjord Tomo", _NORVIK),
+        _machine("AU-1001", "Aurelia Imaging (invented)", "Clara 3D", AURELIA),
+        _machine("AU-1002", "Aurelia Imaging (invented)", "Clara 3D", AURELIA),
+        _machine("NV-2001", "Norvik Medical (invented)", "Fjord Tomo", NORVIK),
     ),
     mean_z=0.0,
     age_mean=57.0,
@@ -211,9 +115,9 @@ RSNA_LIKE = Site(
     institution="Harbour Screening Service (invented)",
     modalities=("DM",),
     machines=(
-        _machine("TS-3001", "Tessera Health (invented)", "Mosaic DR", _TESSERA),
-        _machine("TS-3002", "Tessera Health (invented)", "Mosaic DR", _TESSERA),
-        _machine("HD-4009", "Halden Systems (invented)", "Lumen", _HALDEN),
+        _machine("TS-3001", "Tessera Health (invented)", "Mosaic DR", TESSERA),
+        _machine("TS-3002", "Tessera Health (invented)", "Mosaic DR", TESSERA),
+        _machine("HD-4009", "Halden Systems (invented)", "Lumen", HALDEN),
     ),
     mean_z=-0.35,
     age_mean=64.0,
@@ -228,9 +132,9 @@ EMBED_LIKE = Site(
     institution="Cedar Valley University Hospital (invented)",
     modalities=("DM", "s2D", "DBT"),
     machines=(
-        _machine("HD-4001", "Halden Systems (invented)", "Lumen Tomo", _HALDEN),
-        _machine("HD-4002", "Halden Systems (invented)", "Lumen Tomo", _HALDEN),
-        _machine("NV-2042", "Norvik Medical (invented)", "Fjord Tomo", _NORVIK),
+        _machine("HD-4001", "Halden Systems (invented)", "Lumen Tomo", HALDEN),
+        _machine("HD-4002", "Halden Systems (invented)", "Lumen Tomo", HALDEN),
+        _machine("NV-2042", "Norvik Medical (invented)", "Fjord Tomo", NORVIK),
     ),
     mean_z=0.4,
     age_mean=51.0,

@@ -8,7 +8,7 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 from densityclip.phantom.anatomy import SLABS, Anatomy, Grid
-from densityclip.phantom.sites import Look
+from densityclip.phantom.looks import Look
 
 Image = NDArray[np.float32]
 
