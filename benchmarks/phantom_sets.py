@@ -1,0 +1,67 @@
+"""Generated exams for the phantom benchmarks: as display values, made by worker processes, without DICOM on disk."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densityclip.dicom.display import display_table
+from densityclip.dicom.stored import stored_values
+from densityclip.phantom.dicom_objects import identify, to_dataset
+from densityclip.phantom.exam import GeneratedImage, exam_images, make_grid
+from densityclip.phantom.population import Woman, draw_woman
+from densityclip.phantom.sites import SITES
+from densityclip.worker_pool import worker_pool
+
+Answer = TypeVar("Answer")
+Job = TypeVar("Job")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A generated image as a workstation shows it.
+
+    Attributes:
+        image: The image and its truth.
+        display: `[rows, columns]` or `[frames, rows, columns]` in `[0, 1]`, by the header that its file would have.
+        woman: Whose it is.
+    """
+
+    image: GeneratedImage
+    display: NDArray[np.float32]
+    woman: Woman
+
+    @property
+    def side(self) -> int:
+        """0 for the left breast, 1 for the right."""
+        return "LR".index(self.image.side)
+
+
+def shown_exam(
+    site: str, seed: int, number: int, size: int, modalities: Sequence[str] | None = None
+) -> Iterator[Shown]:
+    """Every image of an exam in some modalities, one after the other."""
+    woman = draw_woman(site, seed, number)
+    identity = identify(woman, SITES[site], seed)
+    for image in exam_images(woman, SITES[site], seed, make_grid(size)):
+        if modalities is None or image.modality in modalities:
+            dataset = to_dataset(identity, image)
+            table = display_table(dataset, 0, stored_values(dataset))
+            yield Shown(image, table[image.stored.pixels], woman)
+
+
+def in_order(make: Callable[[Job], Answer], jobs: Sequence[Job], workers: int) -> Iterator[Answer]:
+    """Answers in the order of the jobs, made here or by worker processes of one thread each."""
+    if workers <= 1 or len(jobs) < 2:
+        yield from map(make, jobs)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with worker_pool(workers) as pool:
+        try:
+            yield from pool.map(make, jobs)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
