@@ -135,10 +135,12 @@ def measure_real(path: Path, recipe: Recipe) -> Measured | str:
         return f"real image {content_hash(path)[:8]}: {refused}"
 
 
-def measure_exam(job: tuple[str, int], seed: int, size: int, recipe: Recipe) -> list[Measured | str]:
+def measure_exam(
+    job: tuple[str, int], seed: int, size: int, slice_mm: float | None, recipe: Recipe
+) -> list[Measured | str]:
     site, number = job
     found: list[Measured | str] = []
-    for shown in shown_exam(site, seed, number, size, MODALITIES):
+    for shown in shown_exam(site, seed, number, size, MODALITIES, slice_mm=slice_mm):
         image = shown.image
         caption = f"{site} {shown.woman.categories[shown.side]} {100 * image.truth.without_skin:.0f}%"
         try:
@@ -263,6 +265,7 @@ def main() -> None:
     parser.add_argument("--exams", type=int, default=6, help="generated exams of each site")
     parser.add_argument("--size", type=int, default=512, help="rows of a generated DM; the high band needs 1024")
     parser.add_argument("--sites", nargs="+", default=list(SITES), choices=list(SITES))
+    parser.add_argument("--slice-mm", type=float, help="distance of the slices that s2D is made of")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--shown", type=int, default=6, help="images on the sheets of each site and modality")
@@ -272,7 +275,7 @@ def main() -> None:
     folder = os.environ.get("DENSITYCLIP_REAL_IMAGES")
     real = real_images(Path(folder)) if folder else []
     answers: list[Measured | str] = list(in_order(partial(measure_real, recipe=recipe), real, options.workers))
-    make = partial(measure_exam, seed=options.seed, size=options.size, recipe=recipe)
+    make = partial(measure_exam, seed=options.seed, size=options.size, slice_mm=options.slice_mm, recipe=recipe)
     # A sheet shows other women at each site.
     jobs = [(site, 100 * k + n) for k, site in enumerate(options.sites) for n in range(options.exams)]
     for exam in in_order(make, jobs, options.workers):
@@ -284,8 +287,8 @@ def main() -> None:
         f"{datetime.date.today()}, revision {git_revision()}, {len(real)} real images, {options.exams} generated exams "
         f"a site at {options.size} px, seed {options.seed}, recipe at {recipe.height} px. Slopes: power ~ 1/f^slope, "
         + ", ".join(f"{name} {low}-{high}" for name, (low, high) in BANDS.items())
-        + " cycles per depth of the breast, pixel 0.15-0.4 cycles per pixel of the file. Grey levels of 255; lengths as "
-        "shares of the depth.",
+        + " cycles per depth of the breast, pixel 0.15-0.4 cycles per pixel of the file. Grey levels of 255; "
+        "lengths as shares of the depth.",
         *([telling(found)] if real else []),
         *(f"Refused: {sentence}" for sentence in refused),
         *tables(found),

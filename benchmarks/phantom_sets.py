@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 from densityclip.dicom.display import display_table
 from densityclip.dicom.stored import stored_values
 from densityclip.phantom.dicom_objects import identify, to_dataset
-from densityclip.phantom.exam import GeneratedImage, exam_images, make_grid
+from densityclip.phantom.exam import GeneratedImage, exam_images
 from densityclip.phantom.population import Woman, draw_woman
 from densityclip.phantom.sites import SITES
 from densityclip.worker_pool import worker_pool
+
+try:
+    from densityclip.phantom.grid import Grid, make_grid
+except ImportError:
+    from densityclip.phantom.anatomy import Grid
+    from densityclip.phantom.exam import make_grid
 
 Answer = TypeVar("Answer")
 Job = TypeVar("Job")
@@ -41,16 +47,28 @@ class Shown:
 
 
 def shown_exam(
-    site: str, seed: int, number: int, size: int, modalities: Sequence[str] | None = None
+    site: str,
+    seed: int,
+    number: int,
+    size: int,
+    modalities: Sequence[str] | None = None,
+    *,
+    slice_mm: float | None = None,
 ) -> Iterator[Shown]:
-    """Every image of an exam in some modalities, one after the other."""
+    """Every standard view of an exam in some modalities, one after the other."""
     woman = draw_woman(site, seed, number)
     identity = identify(woman, SITES[site], seed)
-    for image in exam_images(woman, SITES[site], seed, make_grid(size)):
-        if modalities is None or image.modality in modalities:
+    for image in exam_images(woman, SITES[site], seed, grid_of(size, slice_mm)):
+        standard = getattr(image, "kind", "standard") == "standard"
+        if standard and (modalities is None or image.modality in modalities):
             dataset = to_dataset(identity, image)
             table = display_table(dataset, 0, stored_values(dataset))
             yield Shown(image, table[image.stored.pixels], woman)
+
+
+def grid_of(size: int, slice_mm: float | None = None) -> Grid:
+    """The detector, with the usual distance of slices unless one is given."""
+    return make_grid(size) if slice_mm is None else make_grid(size, slice_mm=slice_mm)
 
 
 def in_order(make: Callable[[Job], Answer], jobs: Sequence[Job], workers: int) -> Iterator[Answer]:
