@@ -89,6 +89,9 @@ def index(
     column: Annotated[list[str] | None, typer.Option(help="ours=theirs, for --dataset table.")] = None,
     label_map: Annotated[str, typer.Option(help="Labels of the table, such as F=A,G=C.")] = "",
     no_files: Annotated[bool, typer.Option("--no-files", help="Plan from the tables alone, without images.")] = False,
+    for_processing: Annotated[
+        bool, typer.Option("--for-processing", help="Take raw DM (For Processing) instead of For Presentation.")
+    ] = False,
     site: Annotated[str | None, typer.Option(help="Name of the site.")] = None,
     institution: Annotated[str | None, typer.Option(help="Name of the institution.")] = None,
     workers: Workers = 1,
@@ -110,6 +113,7 @@ def index(
             columns=_pairs(column or [], "--column"),
             label_map=_pairs([pair for pair in label_map.split(",") if pair], "--label-map"),
             no_files=no_files,
+            for_processing=for_processing,
             site=site,
             institution=institution,
             workers=workers,

@@ -69,7 +69,12 @@ class Reason(StrEnum):
     FOR_PROCESSING = (
         "for_processing",
         "The image is For Processing (raw); the model knows For Presentation.",
-        "Send the For Presentation image of the same view.",
+        "Send the For Presentation image of the same view; to train on raw ones, `densityclip index --for-processing`.",
+    )
+    FOR_PRESENTATION = (
+        "for_presentation",
+        "The image is For Presentation (ready for the screen); raw images (For Processing) were asked for.",
+        "Send the For Processing image of the same view, or index without `--for-processing`.",
     )
     PROJECTION = (
         "projection",

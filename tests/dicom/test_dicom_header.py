@@ -85,7 +85,8 @@ def test_a_standard_view_is_read_whole_and_is_eligible(tmp_path) -> None:
         (DM, {"SeriesDescription": "R CC S-View"}, Modality.S2D),
         (DM, {"SeriesDescription": "L_MLO_V-Preview"}, Modality.S2D),
         (DM, {"SeriesDescription": "Insight 2D RCC"}, Modality.S2D),
-        (RAW, {}, Modality.UNKNOWN),
+        (RAW, {}, Modality.DM),
+        (RAW, {"NumberOfFrames": "3"}, Modality.UNKNOWN),
         (CAPTURE, {}, Modality.UNKNOWN),
     ],
 )
@@ -142,6 +143,30 @@ def test_neither_sop_class_nor_frames_alone_decide_the_modality(sop_class, attri
 )
 def test_each_object_that_is_no_screening_view_has_its_reason(sop_class, attributes, reason) -> None:
     assert refusal(mammogram(sop_class, **attributes)) == reason
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "attributes", "reason"),
+    [
+        (RAW, {}, None),
+        (RAW, {"PresentationIntentType": None}, None),
+        (DM, {"PresentationIntentType": "FOR PROCESSING"}, None),
+        (DM, {}, Reason.FOR_PRESENTATION),
+        (DM, {"PresentationIntentType": None}, Reason.FOR_PRESENTATION),
+        (BTO, {"NumberOfFrames": "40"}, Reason.FOR_PRESENTATION),
+        # Raw reconstructions exist; what their values mean is each maker's own.
+        (BTO, {"NumberOfFrames": "40", "PresentationIntentType": "FOR PROCESSING"}, Reason.FOR_PROCESSING),
+        (RAW, {"ImageType": ["DERIVED", "PRIMARY", "", "GENERATED_2D"]}, Reason.FOR_PROCESSING),
+        (RAW, {"ImageType": ["ORIGINAL", "PRIMARY", "", "", "LOW_ENERGY"]}, Reason.SPECIAL_ACQUISITION),
+    ],
+)
+def test_on_request_raw_dm_is_taken_and_nothing_else(sop_class, attributes, reason) -> None:
+    found = None
+    try:
+        check_object(header_facts(mammogram(sop_class, **attributes)), for_processing=True)
+    except Refused as refused:
+        found = refused.reason
+    assert found == reason
 
 
 @pytest.mark.parametrize(

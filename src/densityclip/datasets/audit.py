@@ -42,18 +42,20 @@ _RANK = pl.col("density").replace_strict(
 )
 
 
-def audit(index: Table, excluded: Table, *, notes: Sequence[str] = ()) -> dict[str, Any]:
+def audit(index: Table, excluded: Table, *, notes: Sequence[str] = (), for_processing: bool = False) -> dict[str, Any]:
     """Count an index. No id of a patient, an exam or an image is in the result.
 
     Args:
         index: Schema `index`. A path is read piece by piece, so that memory does not grow with the rows.
         excluded: Schema `excluded`, likewise.
         notes: Sentences of who made the index, handed on.
+        for_processing: Whether all images of the index are raw (For Processing), as was asked for; else none is.
 
     Returns:
         - `totals` of images, patients and exams;
         - `limits`: what a model trained on this must not be used for, each with the rule it follows from (`limits`);
         - `notes`;
+        - `for_processing`, as given;
         - `density_by_modality`: labelled images and patients in each cell, and lists of its empty cells and of its
           thin ones (fewer than 30 patients);
         - `density_by_site`: the same numbers;
@@ -71,6 +73,7 @@ def audit(index: Table, excluded: Table, *, notes: Sequence[str] = ()) -> dict[s
         "totals": _totals(images, left_out),
         "limits": [],
         "notes": list(notes),
+        "for_processing": for_processing,
         "density_by_modality": _by_modality(images),
         "density_by_site": _by_density(images, "site"),
         "label_conflicts": _conflicts(images),

@@ -42,6 +42,7 @@ class Request:
         columns: Our name of a column to the table's.
         label_map: The table's words for densities to `A B C D`.
         no_files: Look at no file: plan from the table alone.
+        for_processing: Take raw images (For Processing), and no others.
         site: Name of the site, for all images.
         institution: Name of the institution, for all images.
     """
@@ -51,6 +52,7 @@ class Request:
     columns: Mapping[str, str] = field(default_factory=dict)
     label_map: Mapping[str, str] = field(default_factory=dict)
     no_files: bool = False
+    for_processing: bool = False
     site: str | None = None
     institution: str | None = None
 
@@ -160,7 +162,7 @@ def write_index(
     paths = {name: out / f"{name}.parquet" for name in ("index", "excluded")}
     write_table(index, paths["index"], "index")
     write_table(excluded, paths["excluded"], "excluded")
-    content = audit(paths["index"], paths["excluded"], notes=notes)
+    content = audit(paths["index"], paths["excluded"], notes=notes, for_processing=candidates.rules.for_processing)
     write_json(out / "audit.json", content)
     inputs = {name: hash_file(path) for name, path in candidates.tables.items()}
     (rows, index_hash), (rows_out, excluded_hash) = (_content(path, name) for name, path in paths.items())

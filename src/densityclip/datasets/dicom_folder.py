@@ -47,7 +47,7 @@ def candidates(request: Request) -> Candidates:
         rows=rows.with_columns(
             pl.lit(request.site, pl.String).alias("site"), pl.lit(request.institution, pl.String).alias("institution")
         ),
-        rules=HeaderRules(pictures=False, require_view=True),
+        rules=HeaderRules(pictures=False, require_view=True, for_processing=request.for_processing),
         labels=labels,
         notes=tuple(notes),
         tables={"table": request.table} if request.table is not None else {},

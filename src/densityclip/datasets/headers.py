@@ -53,11 +53,13 @@ class HeaderRules:
         pictures: Whether a file that is no DICOM (JPEG, PNG, ...) is taken as an image.
         require_view: Whether an image without a stated view, side or modality is left out; else these stay null or
             `unknown`. An image that belongs to no exam (no Study Instance UID, no date) is left out likewise.
+        for_processing: Whether raw images (For Processing) are taken, and no others; else they are left out.
     """
 
     read_files: bool = True
     pictures: bool = True
     require_view: bool = False
+    for_processing: bool = False
 
 
 def look_at(
@@ -200,7 +202,7 @@ def _judged(facts: HeaderFacts | None, row: Mapping[str, Any], rules: HeaderRule
     differs = {} if facts is None else _differing(facts, row)
     try:
         if facts is not None:
-            check_object(facts, modality_stated=modality is not None)
+            check_object(facts, modality_stated=modality is not None, for_processing=rules.for_processing)
         check_screening_view(merged, unstated_passes=not rules.require_view)
         if rules.require_view and modality is None:
             check_modality(facts)

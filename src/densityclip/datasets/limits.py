@@ -21,6 +21,11 @@ _ALWAYS_OUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     ("no_raw_images", ("for_processing",), "Not for raw images (For Processing)"),
 )
+_RAW_ONLY = (
+    "raw_images_only",
+    ("for_presentation",),
+    "Only for raw images (For Processing), never for images For Presentation nor mixed with them",
+)
 
 Audit = Mapping[str, Any]
 Limit = dict[str, str]
@@ -30,8 +35,8 @@ def not_for(audit: Audit) -> list[Limit]:
     """Say what a model trained here must not be used for.
 
     Args:
-        audit: Content of `audit.json`; `totals`, `counts`, `density_by_modality`, `age` and `excluded` are read. Only
-            labelled images count, for only they are trained on.
+        audit: Content of `audit.json`; `totals`, `counts`, `density_by_modality`, `age`, `excluded` and
+            `for_processing` are read. Only labelled images count, for only they are trained on.
 
     Returns:
         `rule` (a stable word) and `sentence` of each limit, the general ones first. With no label at all there is
@@ -210,7 +215,7 @@ def _left_out(audit: Audit) -> list[Limit]:
     numbers = {row["reason"]: row["images"] for row in audit["excluded"]}
     kept = sum(row["images"] for row in audit["counts"]["implant"] if row["value"] == "yes")
     limits = []
-    for rule, reasons, lead in _ALWAYS_OUT:
+    for rule, reasons, lead in (*_ALWAYS_OUT[:-1], _RAW_ONLY if audit.get("for_processing") else _ALWAYS_OUT[-1]):
         left_out = sum(numbers.get(reason, 0) for reason in reasons)
         said = f"{lead}: such images are left out{f' ({left_out:,} here)' if left_out else ''}."
         if rule == "no_implants" and kept:

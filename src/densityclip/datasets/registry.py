@@ -38,7 +38,9 @@ class Dataset:
 _NAMED = frozenset({"table", "no_files", "institution"})
 DATASETS: dict[str, Dataset] = {
     "dicom": Dataset(
-        "dicom_folder", "a folder of DICOM files", frozenset({"table", "label_map", "site", "institution"})
+        "dicom_folder",
+        "a folder of DICOM files",
+        frozenset({"table", "label_map", "for_processing", "site", "institution"}),
     ),
     "embed": Dataset("embed", "EMBED open data", _NAMED, redistribute=False, tables=("EMBED_OpenData_metadata.csv",)),
     "rsna": Dataset("rsna", "RSNA screening mammography", _NAMED, tables=("train.csv",)),

@@ -39,7 +39,11 @@ def display_table(dataset: Dataset, frame: int, values: StoredValues) -> NDArray
         raise Refused(Reason.BAD_HEADER, "a rescaling or a table holds what is no finite number")
     if values.inverted:
         shown = 1.0 - shown
-    table = np.clip(shown, 0, 1).astype(np.float32)
+    return blank_padding(np.clip(shown, 0, 1).astype(np.float32), values)
+
+
+def blank_padding(table: NDArray[np.float32], values: StoredValues) -> NDArray[np.float32]:
+    """A table of stored values in which those that stand for padding are made air, 0; the same array."""
     if values.padding is not None:
         low, high = values.padding
         table[max(low - values.lowest, 0) : max(high - values.lowest + 1, 0)] = 0

@@ -8,6 +8,7 @@ from densityclip.dicom.modality import (
     PROJECTIONS,
     SECONDARY_CAPTURE,
     TOMOSYNTHESIS,
+    is_for_processing,
     modality_of,
 )
 from densityclip.reasons import Reason, Refused
@@ -39,16 +40,18 @@ _STANDARD_VIEWS = frozenset(view.value for view in View)
 _NO_SCREENING_VIEW = frozenset({"magnification", "spot compression", "tangential"})
 
 
-def check_object(facts: HeaderFacts, *, modality_stated: bool = False) -> None:
+def check_object(facts: HeaderFacts, *, modality_stated: bool = False, for_processing: bool = False) -> None:
     """Check what kind of object a header describes, whatever view it shows.
 
     Args:
         facts: The header.
         modality_stated: Whether a table says that this is a mammogram, and of which kind: it knows better than the
             header of a digitised film (a secondary capture) or a stripped one (a plain radiograph).
+        for_processing: Whether raw images are wanted, and no others.
 
     Raises:
-        Refused: `not_mammography`, `proprietary`, `for_processing`, `projection` or `special_acquisition`.
+        Refused: `not_mammography`, `proprietary`, `for_processing`, `for_presentation`, `projection` or
+            `special_acquisition`.
     """
     if facts.hologic_container:
         raise Refused(Reason.PROPRIETARY)
@@ -61,11 +64,21 @@ def check_object(facts: HeaderFacts, *, modality_stated: bool = False) -> None:
     possible = modality_stated and facts.modality_tag in _POSSIBLE_MODALITIES
     if not (known or possible) or facts.sop_class in NO_IMAGES:
         raise Refused(Reason.NOT_MAMMOGRAPHY, f"SOP class {facts.sop_class}, modality {facts.modality_tag}")
-    if facts.sop_class == DM_FOR_PROCESSING or facts.presentation_intent == "FOR PROCESSING":
-        raise Refused(Reason.FOR_PROCESSING)
+    _check_intent(facts, for_processing=for_processing)
     for word, kind in zip(facts.image_type[2:], kinds, strict=True):
         if kind.startswith(_SPECIAL_STARTS) and not kind.startswith(_ORDINARY_START):
             raise Refused(Reason.SPECIAL_ACQUISITION, f"image type says {word}")
+
+
+def _check_intent(facts: HeaderFacts, *, for_processing: bool) -> None:
+    # One kind or the other, so that an exam that was sent both ways cannot count twice.
+    raw = is_for_processing(facts.sop_class, facts.presentation_intent)
+    if raw and not for_processing:
+        raise Refused(Reason.FOR_PROCESSING)
+    if for_processing and not raw:
+        raise Refused(Reason.FOR_PRESENTATION)
+    if raw and modality_of(facts) in (Modality.S2D, Modality.DBT):
+        raise Refused(Reason.FOR_PROCESSING, "of images For Processing only DM is taken")
 
 
 def check_screening_view(facts: HeaderFacts, *, unstated_passes: bool = False) -> None:

@@ -28,8 +28,8 @@ def modality_of(facts: HeaderFacts) -> Modality:
 
     Neither the SOP class nor the number of frames decides alone: synthesized images travel as Digital Mammography or
     as one-frame Breast Tomosynthesis. In order: an image type that says synthesized; a tomosynthesis object with
-    several frames; a series named after a vendor's synthesized view; plain Digital Mammography For Presentation, of
-    one frame.
+    several frames; a series named after a vendor's synthesized view; plain Digital Mammography of one frame, For
+    Presentation or For Processing (which of the two is wanted, `eligibility` checks).
     """
     if facts.sop_class not in (DM_FOR_PRESENTATION, DM_FOR_PROCESSING, TOMOSYNTHESIS):
         return Modality.UNKNOWN
@@ -41,9 +41,19 @@ def modality_of(facts: HeaderFacts) -> Modality:
         return Modality.S2D
     # A single slice or projection stored in the DM class names itself in value 3; it is no DM.
     plain = not any(word.startswith("TOMO") for word in facts.image_type[2:3])
-    if facts.sop_class == DM_FOR_PRESENTATION and plain and facts.frames == 1:
+    if facts.sop_class != TOMOSYNTHESIS and plain and facts.frames == 1:
         return Modality.DM
     return Modality.UNKNOWN
+
+
+def is_for_processing(sop_class: str | None, presentation_intent: str | None) -> bool:
+    """Whether an object is raw, For Processing: by its SOP class, or by Presentation Intent Type where both share one.
+
+    Args:
+        sop_class: SOP Class UID.
+        presentation_intent: Presentation Intent Type, in capitals.
+    """
+    return sop_class == DM_FOR_PROCESSING or presentation_intent == "FOR PROCESSING"
 
 
 def is_slab(facts: HeaderFacts) -> bool:

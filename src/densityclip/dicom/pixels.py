@@ -21,6 +21,7 @@ from pydicom.uid import (
 from densityclip.dicom import decoders
 from densityclip.dicom.codestream import JPEG_SYNTAXES, Codestream, read_codestream
 from densityclip.dicom.display import display_table, has_own_display
+from densityclip.dicom.exposure import attenuation_table, holds_exposure
 from densityclip.dicom.fragments import Layout, encapsulated_layout, find_pixel_data, native_layout, read_pieces
 from densityclip.dicom.header import PARSE_ERRORS, is_dicom, quiet
 from densityclip.dicom.inflate import parse_header
@@ -52,6 +53,7 @@ class FrameReader:
         dataset: The header, functional groups included.
         values: How pixel values are stored.
         syntax: Transfer Syntax UID.
+        for_processing: Whether the image is raw; its display values are then attenuations, see `exposure`.
     """
 
     frames: int
@@ -60,6 +62,7 @@ class FrameReader:
     dataset: Dataset
     values: StoredValues
     syntax: str
+    for_processing: bool
     _stream: BinaryIO
     _layout: Layout
     _tables: dict[int, NDArray[np.float32]] = field(default_factory=dict)
@@ -138,8 +141,13 @@ class FrameReader:
         if key not in self._tables:
             self._tables.clear()
             # Index -1 of an array is its last element, so with 0 first, signed values are their own positions.
-            self._tables[key] = np.roll(display_table(self.dataset, index, self.values), self.values.lowest)
+            self._tables[key] = np.roll(self._table(index), self.values.lowest)
         return self._tables[key]
+
+    def _table(self, index: int) -> NDArray[np.float32]:
+        if self.for_processing:
+            return attenuation_table(self.dataset, self.values)
+        return display_table(self.dataset, index, self.values)
 
     def _native(self, index: int) -> NDArray[Any]:
         self._stream.seek(self._layout.start)
@@ -247,7 +255,7 @@ def _open(path: Path, files: contextlib.ExitStack) -> FrameReader:
         raise Refused(Reason.BAD_HEADER, "the pixel data is not encapsulated, the transfer syntax is compressed")
     else:
         layout = encapsulated_layout(stream, syntax, dataset, frames)
-    return FrameReader(frames, rows, columns, dataset, values, syntax, stream, layout)
+    return FrameReader(frames, rows, columns, dataset, values, syntax, holds_exposure(dataset), stream, layout)
 
 
 def _frames(dataset: Dataset) -> int:

@@ -54,14 +54,21 @@ def prepare_file(path: Path, recipe: Recipe) -> list[Prepared]:
         One per image, slice or slab, in the order of the frames.
 
     Raises:
-        Refused: The file cannot be read, or shows no breast.
+        Refused: The file cannot be read, shows no breast, or is raw where the recipe is not or the other way round.
     """
     if not is_dicom(path):
+        _check_intent(recipe, for_processing=False)
         return [prepare_pixels(read_image_file(path), recipe)]
     with read_frames(path) as reader:
+        _check_intent(recipe, for_processing=reader.for_processing)
         if reader.frames == 1:
             return [prepare_pixels(_frame(reader, 0), recipe)]
         return _prepare_volume(reader, recipe)
+
+
+def _check_intent(recipe: Recipe, *, for_processing: bool) -> None:
+    if recipe.for_processing != for_processing:
+        raise Refused(Reason.FOR_PROCESSING if for_processing else Reason.FOR_PRESENTATION)
 
 
 def prepare_pixels(image: Picture | NDArray[np.float32], recipe: Recipe) -> Prepared:

@@ -13,6 +13,7 @@ from densityclip.artifacts import hash_json
 from densityclip.errors import UserError
 
 VERSION = 2
+INTENTS = ("for-presentation", "for-processing")
 INTENSITIES = ("window", "breast-percentile", "breast-histogram")
 # Mean over 16 mammograms, DM and synthesized, four of each category, between their 2nd and 99.5th percentiles.
 REFERENCE = (0.0, 0.14, 0.18, 0.22, 0.26, 0.3, 0.35, 0.41, 0.5, 0.64, 1.0)
@@ -42,6 +43,9 @@ class Recipe:
         reference: Grey levels in `[0, 1]`, rising from 0 to 1, that `breast-histogram` gives to as many points at equal
             steps between the two percentiles.
         margin: Air kept around the breast, as a share of the longer side of its box; none at the chest wall.
+        intent: `for-presentation`: images ready for the screen, pictures among them; `for-processing`: raw DM, whose
+            values become attenuations, the negative logarithm of the exposure, before all else. Files of the other
+            kind are refused: a model knows one of the two.
     """
 
     version: int = VERSION
@@ -54,6 +58,7 @@ class Recipe:
     high_percentile: float = 99.5
     reference: tuple[float, ...] = REFERENCE
     margin: float = 0.02
+    intent: str = INTENTS[0]
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -78,6 +83,11 @@ class Recipe:
                 ),
                 (_rises_from_0_to_1(self.reference), f"reference {self.reference} does not rise from 0 to 1"),
                 (0 <= self.margin <= 0.5, f"margin {self.margin:g} is not within 0 to 0.5"),
+                (self.intent in INTENTS, f"intent {self.intent!r} is not one of {', '.join(INTENTS)}"),
+                (
+                    not (self.for_processing and self.intensity == "window"),
+                    "intensity window needs a window, and images For Processing have none",
+                ),
             )
             if not ok
         ]
@@ -94,9 +104,18 @@ class Recipe:
         """Type of a prepared pixel; its largest value is white."""
         return np.dtype(self.depth)
 
+    @property
+    def for_processing(self) -> bool:
+        """Whether raw images are prepared, and no others."""
+        return self.intent == "for-processing"
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, equal to what is read back from JSON."""
-        return asdict(self) | {"reference": list(self.reference)}
+        content = asdict(self) | {"reference": list(self.reference)}
+        if not self.for_processing:
+            # The key is younger than the caches and bundles that do without it: their hashes stay as they are.
+            del content["intent"]
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Recipe":

@@ -17,12 +17,22 @@ from densityclip.records import Modality
 
 
 def gather(
-    source: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    source: Path,
+    *,
+    for_processing: bool = False,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Find the images of a file or folder.
 
     A plain image file states neither patient nor exam, view nor modality: all of these stay null or `unknown`, and
     such a file is an image by itself. Side-car files (tables, JSON, text) are passed over.
+
+    Args:
+        source: The file or folder.
+        for_processing: Whether the model knows raw images (For Processing), and no others.
+        workers: Processes that read headers.
+        progress: Called with the number of files done and of all.
 
     Returns:
         What can be tried (schema `index`, by path) and what cannot (schema `excluded`, with reasons).
@@ -39,7 +49,7 @@ def gather(
         raise UserError(f"{source} holds {held}", "give a folder with DICOM files, or with JPEG, PNG or TIFF images")
     pictures = [_is_picture(Path(path)) for path in tried["path"]]
     rest = tried.filter([not picture for picture in pictures])
-    rules = HeaderRules(pictures=False, require_view=True)
+    rules = HeaderRules(pictures=False, require_view=True, for_processing=for_processing)
     result = collect(Candidates(rows=rest, rules=rules), workers=workers, progress=progress)
     root = source.resolve() if source.is_dir() else source.resolve().parent
     found = pl.concat([result.index, _picture_rows(tried.filter(pictures)["path"], root)])

@@ -14,7 +14,7 @@ from densityclip.artifacts import (
     write_table,
 )
 from densityclip.errors import UserError
-from densityclip.imaging.recipe import Recipe
+from densityclip.imaging.recipe import INTENTS, Recipe
 from densityclip.steps.progress import Report
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _SPELLED = {
     "columns": "--column",
     "label_map": "--label-map",
     "no_files": "--no-files",
+    "for_processing": "--for-processing",
     "site": "--site",
     "institution": "--institution",
 }
@@ -41,6 +42,7 @@ def index(
     columns: Mapping[str, str] | None = None,
     label_map: Mapping[str, str] | None = None,
     no_files: bool = False,
+    for_processing: bool = False,
     site: str | None = None,
     institution: str | None = None,
     workers: int = 1,
@@ -56,6 +58,7 @@ def index(
         columns: Our name of a column to the table's.
         label_map: The table's words for densities to `A B C D`.
         no_files: Look at no file: plan from the tables alone.
+        for_processing: Take raw images (For Processing), and no others.
         site: Name of the site, for all images.
         institution: Name of the institution, for all images.
         workers: Processes that read headers.
@@ -74,6 +77,7 @@ def index(
         "columns": columns,
         "label_map": label_map,
         "no_files": no_files,
+        "for_processing": for_processing,
         "site": site,
         "institution": institution,
     }
@@ -86,6 +90,7 @@ def index(
         columns=columns or {},
         label_map=label_map or {},
         no_files=no_files,
+        for_processing=for_processing,
         site=site,
         institution=institution,
     )
@@ -119,6 +124,9 @@ def _refuse_other_index(out: Path, config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{out} holds an index of another {name}: {held[name]}", f"give another --out, or delete {out}"
             )
+    if held.get("for_processing", False) != config["for_processing"]:
+        kind = INTENTS[bool(held.get("for_processing", False))]
+        raise UserError(f"{out} holds an index of images {kind}", f"give another --out, or delete {out}")
 
 
 def split(
@@ -161,10 +169,14 @@ def split(
 
 
 def _index_notes(index_path: Path) -> list[str]:
-    """Notes beside an index; none beside one that was made by hand."""
-    manifest = index_path.with_suffix(".manifest.json")
-    notes: list[str] = read_json(manifest, "densityclip index").get("notes", []) if manifest.is_file() else []
+    notes: list[str] = _index_manifest(index_path).get("notes", [])
     return notes
+
+
+def _index_manifest(index_path: Path) -> dict[str, Any]:
+    """The manifest beside an index; empty beside one that was made by hand."""
+    manifest = index_path.with_suffix(".manifest.json")
+    return read_json(manifest, "densityclip index") if manifest.is_file() else {}
 
 
 def read_splits(path: Path) -> pl.DataFrame:
@@ -208,6 +220,17 @@ def prepare(
         summary = build_cache(index_table, out, recipe, engine=opened, announce=announce, progress=progress)
     carry_licence(index_path, out)
     return summary
+
+
+def _refuse_other_intent(index_path: Path, recipe: Recipe) -> None:
+    """Stop where every image would be refused: raw ones by a recipe for the screen, or the other way round."""
+    for_processing = bool(_index_manifest(index_path).get("config", {}).get("for_processing", False))
+    if for_processing != recipe.for_processing:
+        kinds = [INTENTS[for_processing], INTENTS[recipe.for_processing]]
+        raise UserError(
+            f"the index holds images {kinds[0]}, the recipe prepares images {kinds[1]}",
+            f"prepare with --set recipe.intent={kinds[0]}, or index with{'out' * for_processing} --for-processing",
+        )
 
 
 def read_recipe(bundle_or_file: Path) -> Recipe:

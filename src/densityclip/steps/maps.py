@@ -109,6 +109,6 @@ def explain_source(source: Path, bundle: "Bundle", out: Path, *, progress: Repor
     from densityclip.inference.predictor import Predictor
 
     predictor = Predictor(bundle)
-    found, excluded = found_images(source)
+    found, excluded = found_images(source, bundle.recipe)
     summary = explain({"": found}, predictor, out, title="GradCAM of the density score", progress=progress)[""]
     return summary, len(excluded) + len(found) - summary["images"]

@@ -88,7 +88,7 @@ def predict(
     if is_cache(source) and splits is None:
         _refuse_training_cache(source, bundle)
     predictor = Predictor(bundle)
-    found, excluded = found_images(source, workers)
+    found, excluded = found_images(source, bundle.recipe, workers)
     if is_cache(source):
         images = _cached_images(source, predictor, progress)
     else:

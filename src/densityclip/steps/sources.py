@@ -9,6 +9,7 @@ from densityclip.artifacts import (
     conform,
     read_table,
 )
+from densityclip.imaging.recipe import Recipe
 
 
 def is_cache(source: Path) -> bool:
@@ -16,12 +17,12 @@ def is_cache(source: Path) -> bool:
     return (source / "rows.parquet").is_file()
 
 
-def found_images(source: Path, workers: int = 1) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Images of a source that can be tried, and those that cannot."""
+def found_images(source: Path, recipe: Recipe, workers: int = 1) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Images of a source that a model of this recipe can try, and those that it cannot."""
     if not is_cache(source):
         from densityclip.inference.sources import gather
 
-        return gather(source, workers=workers)
+        return gather(source, for_processing=recipe.for_processing, workers=workers)
     from densityclip.imaging.cache import Cache
 
     rows = Cache.open(source).rows.unique("image_id", keep="first", maintain_order=True)
