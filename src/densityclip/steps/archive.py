@@ -216,6 +216,7 @@ def prepare(
     from densityclip.imaging.engine import open_engine
 
     index_table = read_table(index_path, "index")
+    _refuse_other_intent(index_path, recipe)
     with open_engine(engine, recipe, workers=workers, timeout=timeout, ray_address=ray_address) as opened:
         summary = build_cache(index_table, out, recipe, engine=opened, announce=announce, progress=progress)
     carry_licence(index_path, out)
