@@ -378,8 +378,8 @@ def main() -> None:
     judged = [row.inside for rows in parts.values() for row in rows if row.inside is not None]
     lines = [
         f"{datetime.date.today()}, revision {git_revision()}, site {options.site}, seed {options.seed}: "
-        f"{options.exams} generated exams at {options.small} px, {options.textured} at {options.size} px, {options.women} women. "
-        f"{sum(judged)} of {len(judged)} checks are inside."
+        f"{options.exams} generated exams at {options.small} px, {options.textured} at {options.size} px, "
+        f"{options.women} women. {sum(judged)} of {len(judged)} checks are inside."
     ]
     for title, rows in parts.items():
         lines += [f"\n### {title}\n", *table(rows)]

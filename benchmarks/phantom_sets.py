@@ -7,20 +7,16 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from densityclip.dicom.display import display_table
 from densityclip.dicom.stored import stored_values
-from densityclip.phantom.dicom_objects import identify, to_dataset
 from densityclip.phantom.exam import GeneratedImage, exam_images
+from densityclip.phantom.grid import Grid, make_grid
 from densityclip.phantom.population import Woman, draw_woman
+from densityclip.phantom.presentation import BITS_STORED, Stored
 from densityclip.phantom.sites import SITES
 from densityclip.worker_pool import worker_pool
-
-try:
-    from densityclip.phantom.grid import Grid, make_grid
-except ImportError:
-    from densityclip.phantom.anatomy import Grid
-    from densityclip.phantom.exam import make_grid
 
 Answer = TypeVar("Answer")
 Job = TypeVar("Job")
@@ -46,6 +42,18 @@ class Shown:
         return "LR".index(self.image.side)
 
 
+def displayed(stored: Stored) -> NDArray[np.float32]:
+    """Display values of stored ones, by the code that reads files and the part of a header that it needs."""
+    header = Dataset()
+    header.BitsAllocated, header.BitsStored, header.PixelRepresentation = 16, BITS_STORED, 0
+    header.PhotometricInterpretation = "MONOCHROME1" if stored.inverted else "MONOCHROME2"
+    header.WindowCenter, header.WindowWidth = str(stored.window_center), str(stored.window_width)
+    header.VOILUTFunction = stored.window_function
+    if stored.padding is not None:
+        header.PixelPaddingValue = stored.padding
+    return display_table(header, 0, stored_values(header))[stored.pixels]
+
+
 def shown_exam(
     site: str,
     seed: int,
@@ -57,13 +65,9 @@ def shown_exam(
 ) -> Iterator[Shown]:
     """Every standard view of an exam in some modalities, one after the other."""
     woman = draw_woman(site, seed, number)
-    identity = identify(woman, SITES[site], seed)
     for image in exam_images(woman, SITES[site], seed, grid_of(size, slice_mm)):
-        standard = getattr(image, "kind", "standard") == "standard"
-        if standard and (modalities is None or image.modality in modalities):
-            dataset = to_dataset(identity, image)
-            table = display_table(dataset, 0, stored_values(dataset))
-            yield Shown(image, table[image.stored.pixels], woman)
+        if image.kind == "standard" and (modalities is None or image.modality in modalities):
+            yield Shown(image, displayed(image.stored), woman)
 
 
 def grid_of(size: int, slice_mm: float | None = None) -> Grid:
