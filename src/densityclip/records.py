@@ -14,6 +14,9 @@ class Modality(StrEnum):
 
 # The `density_source` of generated exams: wherever it stands, no patient was read.
 GENERATED_LABEL = "simulated reader"
+# Image Comments of every generated object, also where its header is stripped; an index knows it by its beginning.
+GENERATED_MARK = "Generated exam"
+GENERATED_NOTICE = f"{GENERATED_MARK}: simulated, not a patient. Research and testing only."
 
 MODALITIES: tuple[str, ...] = (Modality.DM.value, Modality.S2D.value, Modality.DBT.value)
 

@@ -30,6 +30,7 @@ SEEN: dict[str, pl.DataType] = EXCLUDED | {
     "_slab": pl.Boolean(),
     "_lossy": pl.Boolean(),
     "_turned": pl.Boolean(),
+    "_generated": pl.Boolean(),
     "_differs": pl.String(),
     "_report_study": pl.String(),
     "_report_left": pl.String(),
@@ -260,6 +261,7 @@ def known_of(facts: HeaderFacts) -> dict[str, Any]:
         "_implant_displaced": facts.implant_displaced or None,
         "_slab": is_slab(facts) or None,
         "_lossy": facts.lossy or None,
+        "_generated": facts.generated or None,
         "_turned": (facts.laterality is not None and facts.laterality_conflict is not None) or None,
     }
 

@@ -13,6 +13,7 @@ from densityclip.datasets.exclusion import leave_out
 from densityclip.datasets.labels import LabelTable
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
+from densityclip.records import GENERATED_LABEL
 
 _INDEX_ORDER = ("patient_id", "exam_id", "modality", "laterality", "view", "image_id")
 _KEPT = pl.col("reason").is_null()
@@ -37,6 +38,7 @@ def settle(seen: pl.LazyFrame, labels: LabelTable | None) -> tuple[pl.LazyFrame,
     if labels is not None:
         seen = _label(seen, labels, notes)
     seen = _label_by_reports(seen, notes)
+    seen = _name_generated(seen)
     seen = _leave_out_full_views_of_implants(seen)
     seen = _leave_out_duplicates(seen)
     notes.extend(_count(seen))
@@ -89,6 +91,13 @@ def _label_by_reports(seen: pl.LazyFrame, notes: list[str]) -> pl.LazyFrame:
         pl.when(from_report).then("stated").otherwise("density").alias("density"),
         pl.when(from_report).then(pl.lit("sr")).otherwise("density_source").alias("density_source"),
     ).drop("stated")
+
+
+def _name_generated(seen: pl.LazyFrame) -> pl.LazyFrame:
+    """Of an image that says itself that it is generated, no table can make a patient's."""
+    labelled = pl.col("_generated").fill_null(value=False) & pl.col("density").is_not_null()
+    source = pl.when(labelled).then(pl.lit(GENERATED_LABEL)).otherwise("density_source")
+    return seen.with_columns(source.alias("density_source"))
 
 
 def _latest(reports: pl.DataFrame) -> pl.DataFrame:

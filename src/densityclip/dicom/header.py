@@ -25,6 +25,7 @@ from densityclip.dicom.inflate import parse_header
 from densityclip.dicom.picture import SIGNATURES
 from densityclip.dicom.side_and_view import SIDE_AND_VIEW_TAGS, read_side, read_view, shared_groups
 from densityclip.reasons import Reason, Refused
+from densityclip.records import GENERATED_MARK
 
 # Nearly every header of a mammogram ends within so many bytes; one read of them replaces hundreds of small ones.
 _AT_ONCE = 1 << 16
@@ -66,6 +67,7 @@ _PIXEL_MEASURES = tag("PixelMeasuresSequence")
 _LOSSY = tag("LossyImageCompression")
 _PARTIAL = tag("PartialView")
 _VOLUME_TECHNIQUE = tag("VolumeBasedCalculationTechnique")
+_COMMENTS = tag("ImageComments")
 # Passing over the other elements makes reading a header a quarter faster.
 _WANTED: list[BaseTag | int] = [
     *SIDE_AND_VIEW_TAGS,
@@ -94,6 +96,7 @@ _WANTED: list[BaseTag | int] = [
     _LOSSY,
     _PARTIAL,
     _VOLUME_TECHNIQUE,
+    _COMMENTS,
     _HOLOGIC_DATA,
 ]
 
@@ -118,6 +121,7 @@ class HeaderFacts:
         volume_technique: How the frames of a volume were calculated (`TOMOSYNTHESIS`, `MAX_IP`).
         lossy: Whether the pixels went through a lossy compression once.
         hologic_container: Whether this is Hologic's own container of tomosynthesis.
+        generated: Whether the image is simulated by this software (`densityclip phantom`).
     """
 
     sop_class: str
@@ -147,6 +151,7 @@ class HeaderFacts:
     volume_technique: str | None = None
     lossy: bool = False
     hologic_container: bool = False
+    generated: bool = False
 
     @property
     def implant_displaced(self) -> bool:
@@ -314,6 +319,7 @@ def header_facts(dataset: Dataset) -> HeaderFacts:
         volume_technique=_upper(text(dataset, _VOLUME_TECHNIQUE)),
         lossy=text(dataset, _LOSSY) == "01",
         hologic_container="HOLOGIC" in (text(dataset, _HOLOGIC_DATA) or "").upper(),
+        generated=(text(dataset, _COMMENTS) or "").startswith(GENERATED_MARK),
     )
 
 

@@ -68,6 +68,7 @@ def index(
         Images indexed and images excluded.
     """
     from densityclip.datasets.contract import Request, write_index
+    from densityclip.datasets.generated import name_generated
     from densityclip.datasets.registry import dataset_named, datasets_found
     from densityclip.report.audit_report import write_audit
 
@@ -98,9 +99,9 @@ def index(
     config = {"dataset": dataset, "source": str(source.resolve()), "redistribute": described.redistribute} | options
     _refuse_other_index(out, config)
     try:
-        kept, left_out, content = write_index(
-            described.reader()(request), out, config=config, workers=workers, progress=progress
-        )
+        candidates, generated = name_generated(described.reader()(request), institution=institution)
+        config["redistribute"] = described.redistribute or generated
+        kept, left_out, content = write_index(candidates, out, config=config, workers=workers, progress=progress)
     except UserError as error:
         # When nothing can be used the page says why.
         if (out / "audit.json").is_file():
