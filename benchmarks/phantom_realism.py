@@ -52,8 +52,9 @@ from phantom_sets import in_order, shown_exam
 REAL = "real"
 MODALITIES = ("DM", "s2D")
 WHOLE_SIDE = 300
-# Cycles per depth of the breast; at a depth of 100 mm 0.05-0.16, 0.16-0.64 and 0.64-1.6 per mm.
-BANDS = {"low": (5, 16), "mid": (16, 64), "high": (64, 160)}
+# Cycles per depth of the breast; at a depth of 100 mm 0.08-0.24, 0.24-0.72 and 0.72-1.6 per mm. Below 8 the window of a
+# patch that fits in the breast blurs a steep spectrum.
+BANDS = {"low": (8, 24), "mid": (24, 72), "high": (72, 160)}
 # Cycles per pixel: what detector, processing and compression leave at the image's own grid, whatever its pitch.
 PIXEL_BAND = (0.15, 0.4)
 # Between the 0.20 of the most varied synthesized image and the 0.36 of the least varied DM.
