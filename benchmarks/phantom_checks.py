@@ -35,6 +35,7 @@ from phantom_sets import in_order, shown_exam
 PATCH_MM, BAND_PER_MM = 25.6, (0.15, 0.7)
 HIGH_BAND_PER_MM = (0.4, 0.75)
 _SKIN_SIDE_MM = 12.0
+_SEEN_MUSCLE = 0.02
 # Share of the local thickness from which a pixel counts as dense for area %; the figures for other shares stand beside.
 DENSE_SHARES = (0.15, 0.2, 0.3)
 AREA_CM2 = (239.0, 156.0, 119.0, 96.0)
@@ -176,20 +177,16 @@ def dense_areas(image: Any, anatomy: Any) -> list[float]:
     rows, columns = (min(a, b) for a, b in zip(gland.shape, anatomy.thickness.shape, strict=True))
     part = np.s_[:rows, :columns]
     thickness, muscle, breast = anatomy.thickness[part], anatomy.muscle[part], anatomy.breast[part]
-    counted = breast & (muscle < 0.02)
+    counted = breast & (muscle < _SEEN_MUSCLE)
     ratio = gland[part] / np.maximum(thickness, 1.0)
     return [100 * float((ratio > share)[counted].mean()) for share in DENSE_SHARES]
 
 
-def muscle_reaches(anatomy: Any, pitch_mm: float) -> bool | None:
-    """Whether the pectoral muscle of an MLO comes down to the row of the nipple; None if the anatomy does not say."""
-    nipple = getattr(anatomy, "nipple_mm", None)
-    if nipple is None:
-        return None
-    rows = np.flatnonzero((anatomy.muscle > 0.5 * anatomy.muscle[0].max()).any(axis=1))
-    # Half the strength at the top: the edge is soft, and its tail is no muscle.
-    rows = rows if len(rows) else np.flatnonzero((anatomy.muscle > 0.01).any(axis=1))
-    return bool(len(rows) and (rows[-1] + 1) * pitch_mm >= nipple)
+def muscle_reaches(anatomy: Any, pitch_mm: float) -> bool:
+    """Whether the pectoral muscle of an MLO comes down to the row of the nipple."""
+    # Its edge is soft; below this share nobody would see it. The muscle is thinner at its lower end than at its top.
+    rows = np.flatnonzero((anatomy.muscle > _SEEN_MUSCLE).any(axis=1))
+    return bool(len(rows) and (rows[-1] + 1) * pitch_mm >= anatomy.nipple_mm)
 
 
 def spectra_rows(found: list[dict[str, Any]]) -> Iterator[Row]:
@@ -360,7 +357,7 @@ def main() -> None:
     parser.add_argument("--exams", type=int, default=160, help="for sizes, volumes and sides")
     parser.add_argument("--small", type=int, default=160, help="rows of their DM images")
     parser.add_argument("--textured", type=int, default=10, help="exams for the spectra")
-    parser.add_argument("--size", type=int, default=640, help="rows of their DM images, at least 480")
+    parser.add_argument("--size", type=int, default=640, help="rows of their DM images, at least 592")
     parser.add_argument("--women", type=int, default=4000, help="drawn without images")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--workers", type=int, default=1)
