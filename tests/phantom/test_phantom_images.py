@@ -1,54 +1,30 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from compressed import breast
 from scipy.stats import spearmanr
 
-from densityclip.errors import UserError
-from densityclip.phantom import xray
-from densityclip.phantom.anatomy import build_anatomy, draw_traits
-from densityclip.phantom.exam import exam_images, make_grid
+from densityclip.phantom.exam import exam_images, look_of
+from densityclip.phantom.grid import make_grid
 from densityclip.phantom.population import draw_woman
 from densityclip.phantom.presentation import marker
-from densityclip.phantom.randomness import keyed
 from densityclip.phantom.sites import SITES
-from densityclip.phantom.tissue import fill_gland
 
-GRID = make_grid(160)
+GRID = make_grid(160, 4.0)
 
 
 @pytest.fixture(scope="module")
 def exams():
     """Twelve women of the internal site, every image of each, spread over the density scale."""
-    women = sorted((draw_woman("internal", 5, number) for number in range(60)), key=lambda w: w.z[0])[::5]
+    drawn = (draw_woman("internal", 5, number) for number in range(64))
+    women = sorted((w for w in drawn if not w.implants and w.spot is None), key=lambda w: w.z[0])[::5][:12]
     return [(woman, list(exam_images(woman, SITES["internal"], 5, GRID))) for woman in women]
 
 
 def shown(image):
     pixels = image.stored.pixels.astype(float)
     return 4095 - pixels if image.stored.inverted else pixels
-
-
-@pytest.mark.parametrize("fraction", [0.2, 0.35, 0.6])
-@pytest.mark.parametrize("view", ["CC", "MLO"])
-def test_gland_on_the_image_adds_up_to_the_drawn_volume(fraction, view):
-    woman = draw_woman("internal", 3, 8)
-    traits = draw_traits("internal", 3, woman)
-    rng = keyed(3, view)
-    anatomy = build_anatomy(view, woman, traits, GRID, rng)
-    slabs = fill_gland(anatomy, fraction, traits, GRID, rng)
-    seen = np.s_[..., : GRID.rows, : GRID.columns]
-    drawn = fraction * anatomy.thickness[seen].sum() - anatomy.skin[seen].sum()
-    assert slabs[seen].sum() == pytest.approx(drawn, rel=1e-3)
-    assert drawn > 0
-    assert slabs.min() >= 0
-    assert (slabs <= anatomy.inner_slabs + 1e-4).all()
-
-
-def test_slabs_add_up_to_the_compressed_breast():
-    woman = draw_woman("internal", 3, 8)
-    anatomy = build_anatomy("MLO", woman, draw_traits("internal", 3, woman), GRID, keyed(3, "x"))
-    np.testing.assert_allclose(anatomy.outer_slabs.sum(axis=0), anatomy.thickness, atol=1e-3)
-    np.testing.assert_allclose(anatomy.inner_slabs.sum(axis=0), anatomy.thickness - anatomy.skin, atol=1e-3)
-    assert anatomy.thickness.max() == pytest.approx(woman.thickness_mm + 2.5, rel=1e-3)
 
 
 def test_truth_holds_the_fraction_that_was_drawn(exams):
@@ -71,7 +47,7 @@ def test_denser_breasts_are_brighter(exams, modality):
                 grey.append(shown(image)[..., image.breast].mean())
     assert min(len(truth) for truth, _ in seen.values()) >= 6
     for truth, grey in seen.values():
-        assert spearmanr(truth, grey).statistic > 0.8
+        assert spearmanr(truth, grey).statistic > 0.6
 
 
 @pytest.mark.parametrize("modality", ["DM", "s2D", "DBT"])
@@ -88,9 +64,10 @@ def test_slices_of_one_breast_differ_in_depth_and_share_the_whole(exams):
     _, images = exams[6]
     slices = next(shown(image) for image in images if image.modality == "DBT")
     breast = next(image.breast for image in images if image.modality == "DBT")
-    near = np.corrcoef(slices[5][breast], slices[6][breast])[0, 1]
-    far = np.corrcoef(slices[2][breast], slices[9][breast])[0, 1]
-    assert 0.3 < far < near < 0.999
+    middle = len(slices) // 2
+    near = np.corrcoef(slices[middle][breast], slices[middle + 1][breast])[0, 1]
+    far = np.corrcoef(slices[1][breast], slices[-2][breast])[0, 1]
+    assert 0.3 < far < near < 0.9999
 
 
 def test_chest_wall_is_left_for_a_left_breast_and_right_for_a_right_one(exams):
@@ -108,6 +85,8 @@ def test_marker_stands_upright_on_both_sides_and_outside_the_breast(exams):
     found = {"L": 0, "R": 0}
     for _, images in exams:
         for image in images:
+            if image.modality == "s2D":
+                continue  # it says besides that it is synthesized
             pixels = shown(image) if image.modality != "DBT" else shown(image)[0]
             letters = marker(image.side + image.view, max(7, pixels.shape[0] // 26))
             lit = (pixels == 4035) & ~image.breast
@@ -120,33 +99,74 @@ def test_marker_stands_upright_on_both_sides_and_outside_the_breast(exams):
     assert min(found.values()) > 20
 
 
-def test_attenuation_matches_the_table_and_is_interpolated_between():
-    assert xray.attenuation("gland", 20) == pytest.approx(0.0781)
-    assert xray.attenuation("gland", 22) < xray.attenuation("gland", 21) < xray.attenuation("gland", 20)
-    assert xray.attenuation("gland", 20.9) - xray.attenuation("fat", 20.9) == pytest.approx(0.0235, abs=0.0015)
+def test_a_synthesized_image_says_that_it_is_one(exams):
+    seen = 0
+    for _, images in exams:
+        for image in images:
+            if image.modality == "s2D":
+                lit = (shown(image) == 4035) & ~image.breast
+                letters = marker("SYN 2D", max(7, lit.shape[0] // 26))
+                windows = np.lib.stride_tricks.sliding_window_view(lit, letters.shape)
+                seen += bool((windows == letters).all(axis=(2, 3)).any())
+    assert seen > 20
 
 
-def test_projection_of_a_woman_has_the_spectrum_of_a_mammogram():
-    """Exponent of a DM's central tissue: 3.17 for CC (Chen 2012), women between 2.4 and 3.9."""
-    grid, slopes = make_grid(288), []
-    for number in range(6):
-        woman = draw_woman("internal", 21, number)
-        traits = draw_traits("internal", 21, woman)
-        rng = keyed(21, number)
-        anatomy = build_anatomy("CC", woman, traits, grid, rng)
-        gland = fill_gland(anatomy, 0.2, traits, grid, rng).sum(axis=0)
-        row, column = (int(np.average(axis, weights=gland)) for axis in np.indices(gland.shape))
-        side = 24
-        patch = gland[row - side : row + side, max(column - side, 0) : max(column - side, 0) + 2 * side]
-        window = np.outer(*[np.hanning(2 * side)] * 2)
-        power = np.abs(np.fft.fft2((patch - patch.mean()) * window)) ** 2
-        radius = np.hypot(*np.meshgrid(np.fft.fftfreq(2 * side), np.fft.fftfreq(2 * side), indexing="ij"))
-        band = (radius > 0.06) & (radius < 0.35)
-        slopes.append(-np.polyfit(np.log(radius[band]), np.log(power[band]), 1)[0])
-    assert 2.4 < np.mean(slopes) < 3.9
+def exponent(image, pitch_mm, centre, side=24):
+    """Of the power spectrum of a square of tissue, between 0.07 and 0.4 cycles per mm."""
+    row, column = centre
+    patch = image[row - side : row + side, max(column - side, 0) : max(column - side, 0) + 2 * side]
+    power = np.abs(np.fft.fft2((patch - patch.mean()) * np.outer(*[np.hanning(2 * side)] * 2))) ** 2
+    radius = np.hypot(*np.meshgrid(*[np.fft.fftfreq(2 * side, pitch_mm)] * 2, indexing="ij"))
+    band = (radius > 0.07) & (radius < 0.4)
+    return -np.polyfit(np.log(radius[band]), np.log(power[band]), 1)[0]
 
 
-@pytest.mark.parametrize("size", [90, 100, 2048])
-def test_an_impossible_size_is_a_users_error(size):
-    with pytest.raises(UserError, match="multiple of 16"):
-        make_grid(size)
+def test_projected_tissue_has_the_spectrum_of_mammograms():
+    """Chen 2012: 3.17 in DM (CC), single women between 2.4 and 3.9."""
+    grid, exponents = make_grid(288), []
+    for number in range(8):
+        _, _, _, _, tissue = breast("CC", number=number, seed=21, grid=grid, fraction=0.2)
+        gland = tissue.gland.sum(axis=0)
+        centre = [int(np.average(axis, weights=gland)) for axis in np.indices(gland.shape)]
+        exponents.append(exponent(gland, grid.pitch_mm, centre))
+    assert 2.4 < np.mean(exponents) < 3.6
+
+
+def test_a_spot_view_is_a_magnified_part_with_its_own_pitch():
+    woman = replace(draw_woman("internal", 5, 3), spot=("L", "CC"))
+    images = list(exam_images(woman, SITES["internal"], 5, GRID, sides=("L",), views=("CC",)))
+    whole, spot = (next(image for image in images if image.kind == kind) for kind in ("standard", "spot"))
+    assert sum(image.kind == "spot" for image in images) == 1
+    assert spot.stored.pixels.shape == whole.stored.pixels.shape
+    assert spot.pitch_mm == pytest.approx(whole.pitch_mm / 1.8)
+    assert np.asarray(spot.gland_mm, float).max() <= np.asarray(whole.gland_mm, float).max() + 0.1
+    assert (np.argwhere(spot.breast).max(axis=0) - np.argwhere(spot.breast).min(axis=0) > 20).all()
+
+
+def test_an_implant_is_the_brightest_thing_and_changes_nothing_else():
+    woman = draw_woman("internal", 5, 3)
+    plain, filled = (
+        next(iter(exam_images(w, SITES["internal"], 5, GRID, sides=("L",), views=("CC",))))
+        for w in (woman, replace(woman, implants=True))
+    )
+    assert (plain.kind, filled.kind) == ("standard", "implant")
+    np.testing.assert_array_equal(plain.gland_mm, filled.gland_mm)
+    middle = filled.breast.shape[0] // 2
+    assert shown(filled)[middle - 5 : middle + 5, :8].mean() > shown(plain)[middle - 5 : middle + 5, :8].mean() + 800
+
+
+def test_an_image_is_the_same_made_alone_or_with_the_exam():
+    woman = draw_woman("internal", 5, 3)
+    alone = list(exam_images(woman, SITES["internal"], 5, GRID, sides=("R",), views=("MLO",)))
+    exam = {
+        (i.modality, i.kind): i
+        for i in exam_images(woman, SITES["internal"], 5, GRID)
+        if (i.side, i.view) == ("R", "MLO")
+    }
+    for image in alone:
+        np.testing.assert_array_equal(image.stored.pixels, exam[image.modality, image.kind].stored.pixels)
+
+
+def test_every_exam_of_the_varied_site_has_a_look_of_its_own():
+    looks = {look_of(draw_woman("varied", 1, number), SITES["varied"], 1) for number in range(20)}
+    assert len(looks) == 20

@@ -1,4 +1,4 @@
-"""The compressed breast of one view: outline, thickness, skin, pectoral muscle, and where gland tends to lie.
+"""The compressed breast of one view: outline, thickness, skin, pectoral muscle and the fold below.
 
 Everything is drawn with the chest wall at column 0; the axilla of an MLO and the lateral side of a CC are at row 0.
 """
@@ -9,38 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from densityclip.phantom.grid import FIELD_ROWS_MM, Grid
 from densityclip.phantom.population import Woman
 from densityclip.phantom.randomness import keyed
 
-FIELD_ROWS_MM = 240.0
-SLABS = 12
-_NIPPLE_RADIUS_MM = 4.0
+_NIPPLE_RADIUS_MM = 4.5
+# A plate of uniform thickness with a round edge holds this share of area times thickness.
+_FILLED = 0.86
 
 Image = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """Pixels of the detector, and of the somewhat larger field on which tissue is made.
-
-    The margin lies after the last row and column: it keeps the periodic Fourier transforms from wrapping tissue round.
-
-    Attributes:
-        rows: Rows of the DM image.
-        columns: Columns of the DM image.
-        field_rows: Rows with margin, a multiple of 4.
-        field_columns: Columns with margin, a multiple of 4.
-    """
-
-    rows: int
-    columns: int
-    field_rows: int
-    field_columns: int
-
-    @property
-    def pitch_mm(self) -> float:
-        """Side of a DM pixel, mm."""
-        return FIELD_ROWS_MM / self.rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,69 +28,91 @@ class Traits:
         width_ratio: Width of a CC outline over its depth.
         pectoral_degrees: Angle of the pectoral edge with the chest wall in MLO.
         pectoral_top_mm: Width of the muscle at the top of an MLO.
+        pectoral_share: Share of the inner thickness that is muscle at its edge.
         nipple_rise_mm: Nipple above the middle of the image.
-        gland_centre: Centre of the gland between chest wall (0) and nipple (1).
-        gland_depth: Half-depth of the gland, as a share of the breast's depth.
-        texture_exponent: Power-law exponent of the tissue field before thresholding.
-        clump_mm: Longest scale of the texture.
-        softness: How soft the border between fat and gland is.
-        strands: Strength of ligament-like strands.
         skin_mm: Thickness of the skin.
+        fold: Whether the fold below the breast is seen in MLO, left and right.
+        side_volume: Volume of the left and of the right breast, as shares of the woman's mean.
     """
 
     width_ratio: float
     pectoral_degrees: float
     pectoral_top_mm: float
+    pectoral_share: float
     nipple_rise_mm: float
-    gland_centre: float
-    gland_depth: float
-    texture_exponent: float
-    clump_mm: float
-    softness: float
-    strands: float
     skin_mm: float
+    fold: tuple[bool, bool]
+    side_volume: tuple[float, float]
+
+    def size_mm(self, woman: Woman, side: str) -> tuple[float, float]:
+        """Half the width of a breast, and its depth from chest wall to nipple, mm."""
+        volume = woman.volume_cm3 * self.side_volume["LR".index(side)]
+        depth_mm = _depth_mm(volume, woman.thickness_mm, self.width_ratio)
+        return 0.5 * self.width_ratio * depth_mm, depth_mm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:
-    """One compressed breast in one view, on the field's grid; lengths in mm.
+    """One compressed breast in one view; lengths in mm.
+
+    The arrays hold the first `columns` columns of the detector, which the breast fits in.
 
     Attributes:
-        breast: `[rows, columns]`, where there is breast; pectoral muscle counts as inside.
+        breast: `[rows, columns]`, where there is breast; pectoral muscle and fold count as inside.
         thickness: `[rows, columns]`, of all tissue along the ray.
         skin: `[rows, columns]`, of skin along the ray.
         muscle: `[rows, columns]`, share of the inner thickness that is muscle, 0 to 1.
-        outer_slabs: `[SLABS, rows, columns]`, of all tissue in each slab.
-        inner_slabs: `[SLABS, rows, columns]`, of tissue within the skin in each slab.
-        gland_bias: `[SLABS, rows, columns]`, where gland tends to lie, in standard deviations of the texture.
-        slab_mm: Height of a slab.
+        distance: `[rows, columns]`, from the outline, mm.
+        nipple_mm: Row of the nipple.
+        depth_mm: Distance of the nipple from the chest wall.
+        half_mm: Half the width of the breast.
+        total_mm: Compressed thickness.
+        layers: Number of layers of equal height that tissue is cut into.
     """
 
     breast: NDArray[np.bool_]
     thickness: Image
     skin: Image
     muscle: Image
-    outer_slabs: Image
-    inner_slabs: Image
-    gland_bias: Image
-    slab_mm: float
+    distance: Image
+    nipple_mm: float
+    depth_mm: float
+    half_mm: float
+    total_mm: float
+    layers: int
+
+    @property
+    def layer_mm(self) -> float:
+        """Height of a layer."""
+        return self.total_mm / self.layers
+
+    @property
+    def layer_centres(self) -> NDArray[np.float32]:
+        """`[layers]` mm, from the middle plane."""
+        places = (np.arange(self.layers) + 0.5) / self.layers - 0.5
+        return np.asarray(places * self.total_mm, dtype=np.float32)
+
+    def in_layers(self, thickness: Image) -> NDArray[np.float32]:
+        """Cut what is symmetric about the middle plane into layers: `[layers, rows, columns]` mm."""
+        low = self.layer_centres[:, None, None] - np.float32(self.layer_mm / 2)
+        half = thickness[None] / 2
+        cut = np.minimum(half, low + np.float32(self.layer_mm)) - np.maximum(-half, low)
+        return np.maximum(cut, np.float32(0), out=cut)
 
 
 def draw_traits(site: str, seed: int, woman: Woman) -> Traits:
     """Draw what the views of one woman share."""
     rng = keyed(seed, site, "traits", woman.number)
+    sides = np.exp(rng.normal(0.0, 0.09, 2))  # left-right limits of agreement -138/+186 cm3
     return Traits(
-        width_ratio=float(np.clip(rng.normal(1.70, 0.12), 1.4, 2.0)),
-        pectoral_degrees=float(rng.uniform(15.0, 28.0)),
-        pectoral_top_mm=float(rng.uniform(28.0, 58.0)),
-        nipple_rise_mm=float(rng.normal(-6.0, 5.0)),
-        gland_centre=float(rng.normal(0.55, 0.05)),
-        gland_depth=float(rng.uniform(0.34, 0.46)),
-        texture_exponent=float(rng.uniform(3.5, 4.1)),
-        clump_mm=float(rng.uniform(30.0, 60.0)),
-        softness=float(rng.uniform(0.25, 0.5)),
-        strands=float(rng.uniform(0.8, 1.6)),
+        width_ratio=float(np.clip(rng.normal(1.70, 0.14), 1.35, 2.1)),
+        pectoral_degrees=float(rng.uniform(15.0, 30.0)),
+        pectoral_top_mm=float(rng.uniform(28.0, 60.0)),
+        pectoral_share=float(rng.uniform(0.02, 0.09)),
+        nipple_rise_mm=float(rng.normal(-6.0, 7.0)),
         skin_mm=_skin_mm(woman, rng),
+        fold=(bool(rng.random() < 0.45), bool(rng.random() < 0.45)),
+        side_volume=(float(sides[0]), float(sides[1])),
     )
 
 
@@ -128,49 +127,51 @@ def _skin_mm(woman: Woman, rng: np.random.Generator) -> float:
     return float(np.clip(min(usual, most), 0.4, 2.1))
 
 
-def _depth_mm(woman: Woman, traits: Traits) -> float:
-    """Depth of a half-ellipse-like outline that holds the woman's volume at her thickness."""
-    area_mm2 = 1000.0 * woman.volume_cm3 / (0.86 * woman.thickness_mm)
-    return float(np.clip(np.sqrt(area_mm2 / (np.pi / 4 * traits.width_ratio)), 48.0, 150.0))
-
-
-def _coordinates(grid: Grid) -> tuple[Image, Image]:
-    y = ((np.arange(grid.field_rows, dtype=np.float32) + 0.5) * grid.pitch_mm)[:, None]
-    x = ((np.arange(grid.field_columns, dtype=np.float32) + 0.5) * grid.pitch_mm)[None, :]
-    return y, x
+def _depth_mm(volume_cm3: float, thickness_mm: float, width_ratio: float) -> float:
+    """Depth of a half-ellipse-like outline that holds a volume at a thickness."""
+    area_mm2 = 1000.0 * volume_cm3 / (_FILLED * thickness_mm)
+    return float(np.clip(np.sqrt(area_mm2 / (np.pi / 4 * width_ratio)), 42.0, 150.0))
 
 
 def _edge(profile_mm: NDArray[np.floating], rng: np.random.Generator) -> Image:
     """Add the slow irregularity of a real outline, a few per cent of the depth."""
     t = np.linspace(0, np.pi, len(profile_mm), dtype=np.float32)
-    waves = sum(rng.normal(0.0, 0.018 / k) * np.sin(k * t + rng.uniform(0, 6.28)) for k in (2, 3, 4, 5))
+    waves = sum(rng.normal(0.0, 0.02 / k) * np.sin(k * t + rng.uniform(0, 6.28)) for k in (2, 3, 4, 5))
     return (profile_mm * (1 + waves)).astype(np.float32)
 
 
 def _outline(
-    view: str, depth_mm: float, traits: Traits, grid: Grid, rng: np.random.Generator
-) -> tuple[Image, float, float]:
-    """How far the breast reaches from the chest wall in each row.
-
-    Returns:
-        `[rows]` mm, the row of the nipple in mm, and the half-width of the breast in mm.
-    """
-    y = _coordinates(grid)[0][:, 0]
-    half = 0.5 * traits.width_ratio * depth_mm
-    power = rng.uniform(2.0, 2.4)
+    view: str, depth_mm: float, half_mm: float, traits: Traits, y: Image, rng: np.random.Generator
+) -> tuple[Image, float]:
+    """How far the breast reaches from the chest wall in each row: `[rows]` mm, and the row of the nipple in mm."""
+    power = rng.uniform(1.9, 2.5)
     if view == "CC":
-        nipple = FIELD_ROWS_MM / 2 + float(rng.normal(0.0, 5.0))
-        width = np.where(y < nipple, 1.06 * half, 0.94 * half)
-        reach = depth_mm * np.maximum(1 - np.abs((y - nipple) / width) ** power, 0) ** (1 / 2.1)
-        return _edge(reach, rng), nipple, half
+        nipple = FIELD_ROWS_MM / 2 + float(rng.normal(0.0, 8.0))
+        skew = rng.uniform(0.98, 1.14)
+        width = np.where(y < nipple, skew * half_mm, (2.02 - skew) * half_mm)
+        # From round to conical, and tapering out towards the chest wall.
+        power = rng.uniform(1.4, 2.4)
+        reach = depth_mm * np.maximum(1 - np.abs((y - nipple) / width) ** power, 0) ** (1 / rng.uniform(1.2, 2.2))
+        reach += rng.uniform(0.0, 0.18) * depth_mm * np.exp(-(((y - nipple) / (1.05 * half_mm)) ** 4))
+        reach *= depth_mm / float(reach.max())
+        reach = np.where(reach < 0.12 * depth_mm, 0, reach)
+        return _edge(reach, rng), nipple
     nipple = 0.56 * FIELD_ROWS_MM - traits.nipple_rise_mm + float(rng.normal(0.0, 4.0))
     # Above the nipple the outline runs gently up to the axilla, below it turns back to the chest wall.
-    above, below = max(1.3 * half, rng.uniform(0.95, 1.15) * nipple), 0.95 * half
-    upper = np.maximum(1 - np.abs((nipple - y) / above) ** rng.uniform(1.45, 1.75), 0) ** 0.8
+    above, below = max(1.3 * half_mm, rng.uniform(0.9, 1.2) * nipple), rng.uniform(0.85, 1.0) * half_mm
+    upper = np.maximum(1 - np.abs((nipple - y) / above) ** rng.uniform(1.4, 1.9), 0) ** 0.8
     lower = np.maximum(1 - np.abs((y - nipple) / below) ** power, 0) ** (1 / 2.1)
-    axilla = (rng.uniform(0.20, 0.32) * depth_mm + 14.0) * np.clip((nipple - y) / nipple, 0, 1)
+    axilla = (rng.uniform(0.15, 0.60) * depth_mm + 14.0) * np.clip((nipple - y) / nipple, 0, 1)
     reach = depth_mm * np.where(y < nipple, upper, lower)
-    return _edge((reach**3 + axilla**3) ** (1 / 3), rng), nipple, half
+    return _edge((reach**3 + axilla**3) ** (1 / 3), rng), nipple
+
+
+def _distance(breast: NDArray[np.bool_], pitch: float) -> Image:
+    """Distance from the outline, mm, 0 outside; the chest wall and the image's ends are no outline."""
+    # The staircase of the mask is not the skin's: the signed distance is smoothed across it.
+    signed = distance_transform_edt(breast) - distance_transform_edt(~breast)
+    smooth = gaussian_filter(signed.astype(np.float32), 1.3, mode="nearest", truncate=2.5)
+    return np.where(breast, np.maximum(smooth, np.float32(0.15)), np.float32(0)) * np.float32(pitch)
 
 
 def _rounded(distance_mm: NDArray[np.floating], thickness_mm: float, radius_mm: float) -> Image:
@@ -179,82 +180,83 @@ def _rounded(distance_mm: NDArray[np.floating], thickness_mm: float, radius_mm: 
     return (thickness_mm * np.sqrt(np.maximum(1 - u * u, 0))).astype(np.float32)
 
 
-def _slabs(thickness: Image, total_mm: float) -> Image:
-    """Cut a plate that is symmetric about its middle into slabs: `[SLABS, rows, columns]` mm."""
-    slab = total_mm / SLABS
-    top = np.linspace(-total_mm / 2, total_mm / 2, SLABS + 1, dtype=np.float32)[:-1, None, None]
-    half = thickness[None] / 2
-    return np.clip(np.minimum(half, top + slab) - np.maximum(-half, top), 0, slab)
-
-
-def _muscle(view: str, traits: Traits, nipple_mm: float, grid: Grid, rng: np.random.Generator) -> Image:
-    """Share of the inner thickness that is pectoral muscle: a wedge at the top of an MLO, at most a sliver in CC."""
-    y, x = _coordinates(grid)
+def _muscle(view: str, traits: Traits, nipple_mm: float, y: Image, x: Image, rng: np.random.Generator) -> Image:
+    """Share of the inner thickness that is pectoral muscle: a wedge at the top of an MLO, at times a sliver in CC."""
     if view == "CC":
-        return np.zeros((grid.field_rows, grid.field_columns), dtype=np.float32)
-    foot = min(traits.pectoral_top_mm / np.tan(np.radians(traits.pectoral_degrees)), 1.05 * nipple_mm)
+        if rng.random() > 0.3:
+            return np.zeros((len(y), x.shape[1]), dtype=np.float32)
+        middle, half = FIELD_ROWS_MM / 2 + rng.normal(0, 10), rng.uniform(20, 45)
+        edge = rng.uniform(3, 9) * np.clip(1 - ((y - middle) / half) ** 2, 0, 1)
+        return (0.6 * traits.pectoral_share / (1 + np.exp(np.clip((x - edge) / 1.0, -30, 30))) * (edge > 0.3)).astype(
+            np.float32
+        )
+    # The lower end reaches the nipple's line in more than four women of five.
+    foot = min(traits.pectoral_top_mm / np.tan(np.radians(traits.pectoral_degrees)), 1.15 * nipple_mm)
+    foot = max(foot, rng.uniform(0.8, 1.1) * nipple_mm)
     bow = rng.uniform(-0.25, 0.35)  # the edge may be convex or concave
     share = np.clip(1 - y / foot, 0, 1)
     edge = traits.pectoral_top_mm * share * (1 + bow * (1 - share))
     # The muscle thickens from its edge towards the chest wall.
     depth = np.clip((edge - x) / 40.0, 0, 1)
-    wedge = (0.14 + 0.17 * depth) / (1 + np.exp(np.clip((x - edge) / 1.2, -30, 30)))
+    wedge = (traits.pectoral_share + 0.07 * depth) / (1 + np.exp(np.clip((x - edge) / 0.9, -30, 30)))
     return (wedge * (edge > 0.5)).astype(np.float32)
 
 
-def _gland_bias(
-    distance: Image,
-    muscle: Image,
-    nipple_mm: float,
-    depth_mm: float,
-    half_mm: float,
-    view: str,
-    traits: Traits,
-    grid: Grid,
-) -> Image:
-    """Gland lies behind the nipple, within a layer of fat under the skin and before the chest wall."""
-    y, x = _coordinates(grid)
-    centre_y = nipple_mm - (0.14 * half_mm if view == "CC" else 0.26 * half_mm)  # the outer quadrants hold more
-    across = (y - centre_y) / (0.62 * half_mm)
-    along = (x / depth_mm - traits.gland_centre) / traits.gland_depth
-    plane = -1.3 * across**2 - 1.1 * along**2 - 3.2 * np.exp(-distance / (0.055 * depth_mm)) - 9.0 * muscle
-    plane = plane + 0.7 * np.exp(-((y - nipple_mm) ** 2 + (x - 0.93 * depth_mm) ** 2) / (0.16 * depth_mm) ** 2)
-    z = (np.arange(SLABS, dtype=np.float32) + 0.5) / SLABS * 2 - 1
-    return (plane[None] - 1.4 * np.abs(z[:, None, None]) ** 3).astype(np.float32)
+def _fold(reach: Image, nipple_mm: float, half_mm: float, y: Image, x: Image, rng: np.random.Generator) -> Image:
+    """Skin and fat of the abdomen below the fold of an MLO: thickness in mm."""
+    start = nipple_mm + rng.uniform(0.75, 0.95) * half_mm
+    width = rng.uniform(6.0, 22.0) * np.clip((y - start) / 25.0, 0, 1) ** 0.7
+    inside = np.clip((width - x) / 4.0, 0, 1) * (y > start)
+    return (rng.uniform(12.0, 30.0) * np.sqrt(inside)).astype(np.float32)
 
 
-def build_anatomy(view: str, woman: Woman, traits: Traits, grid: Grid, rng: np.random.Generator) -> Anatomy:
+def build_anatomy(view: str, side: str, woman: Woman, traits: Traits, grid: Grid, rng: np.random.Generator) -> Anatomy:
     """Build one compressed breast.
 
     Args:
         view: `CC` or `MLO`.
+        side: `L` or `R`.
         woman: Size and thickness.
         traits: What her views share.
         grid: The detector.
         rng: Draws of this breast in this view.
     """
+    number = "LR".index(side)
     total_mm = woman.thickness_mm + (2.5 if view == "MLO" else -2.5)  # CC is about 5 mm thinner (Norway, n=14,698)
-    depth_mm = _depth_mm(woman, traits)
-    reach, nipple, half = _outline(view, depth_mm, traits, grid, rng)
-    y, x = _coordinates(grid)
-    at_nipple = float(reach[min(int(nipple / grid.pitch_mm), len(reach) - 1)])
-    breast = (x < reach[:, None]) | ((x - at_nipple) ** 2 + (y - nipple) ** 2 < _NIPPLE_RADIUS_MM**2)
-    distance = distance_transform_edt(breast).astype(np.float32) * grid.pitch_mm
-    # The pixel at the edge is half covered, and the staircase of the mask is not the skin's.
-    distance = np.where(breast, np.maximum(gaussian_filter(distance, 1.0) - 0.25 * grid.pitch_mm, 0.1), 0)
-    radius = 0.45 * total_mm
+    half_mm, depth_mm = traits.size_mm(woman, side)
+    pitch = grid.pitch_mm
+    y = ((np.arange(grid.rows, dtype=np.float32) + 0.5) * pitch)[:, None]
+    reach, nipple = _outline(view, depth_mm, half_mm, traits, y[:, 0], rng)
+    at_nipple = float(reach[min(int(nipple / pitch), len(reach) - 1)])
+    columns = min(grid.columns, int((max(float(reach.max()), at_nipple + _NIPPLE_RADIUS_MM) + 3.0) / pitch) + 2)
+    x = ((np.arange(columns, dtype=np.float32) + 0.5) * pitch)[None, :]
+    proud = rng.uniform(-1.0, 0.5) * _NIPPLE_RADIUS_MM  # in profile, or lying in the breast
+    breast = (x < reach[:, None]) | ((x - at_nipple - proud) ** 2 + (y - nipple) ** 2 < _NIPPLE_RADIUS_MM**2)
+    fold = np.zeros(breast.shape, dtype=np.float32)
+    if view == "MLO" and traits.fold[number]:
+        fold = _fold(reach, nipple, half_mm, y, x, rng)
+    distance = _distance(breast, pitch)
+    radius = rng.uniform(0.4, 0.52) * total_mm
     thickness = _rounded(distance, total_mm, radius)
-    skin = traits.skin_mm
-    inner = _rounded(distance - skin, total_mm - 2 * skin, radius - skin)
-    inner = np.minimum(np.where(distance > skin, inner, 0), thickness)
-    muscle = _muscle(view, traits, nipple, grid, rng) * breast
+    skin_mm = traits.skin_mm
+    inner = _rounded(distance - skin_mm, total_mm - 2 * skin_mm, radius - skin_mm)
+    inner = np.minimum(np.where(distance > skin_mm, inner, 0), thickness)
+    skin = thickness - inner
+    thicker = np.maximum(fold - thickness, 0) if fold.any() else fold
+    thickness = np.minimum(thickness + thicker, np.float32(total_mm))
+    skin = np.minimum(skin + np.where(thicker > 0, 4 * skin_mm, 0), thickness)
+    muscle = _muscle(view, traits, nipple, y, x, rng) * breast
+    # What is folded there is denser than fat, and no part of the breast.
+    muscle = np.where(thicker > 0, np.float32(0.35), muscle)
     return Anatomy(
-        breast=breast,
+        breast=breast | (fold > 0),
         thickness=thickness,
-        skin=thickness - inner,
+        skin=skin,
         muscle=muscle,
-        outer_slabs=_slabs(thickness, total_mm),
-        inner_slabs=_slabs(inner, total_mm),
-        gland_bias=_gland_bias(distance, muscle, nipple, depth_mm, half, view, traits, grid),
-        slab_mm=total_mm / SLABS,
+        distance=distance,
+        nipple_mm=nipple,
+        depth_mm=at_nipple,
+        half_mm=half_mm,
+        total_mm=total_mm,
+        layers=grid.layers(total_mm),
     )

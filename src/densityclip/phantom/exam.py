@@ -1,31 +1,33 @@
 """One exam in memory: every image of a woman, with the truth that belongs to it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.ndimage import zoom
 
-from densityclip.errors import UserError
-from densityclip.phantom import xray
-from densityclip.phantom.anatomy import Anatomy, Grid, Traits, build_anatomy, draw_traits
+from densityclip.phantom import tomosynthesis, xray
+from densityclip.phantom.anatomy import Anatomy, Traits, build_anatomy, draw_traits
+from densityclip.phantom.extras import magnified, with_implant
+from densityclip.phantom.grid import Grid
+from densityclip.phantom.lines import Lines, draw_lines
+from densityclip.phantom.looks import Look, draw_look
+from densityclip.phantom.parenchyma import Parenchyma, draw_style, grow
 from densityclip.phantom.population import Woman
 from densityclip.phantom.presentation import Stored, present
+from densityclip.phantom.processing import mammogram
 from densityclip.phantom.randomness import keyed
-from densityclip.phantom.looks import Look
+from densityclip.phantom.resampling import smaller
 from densityclip.phantom.sites import Site
-from densityclip.phantom.tissue import fill_gland
+from densityclip.phantom.tissue import Tissue, fill
 
-_MARGIN = 8
-_ASPECT = 0.78
+SIDES, VIEWS = ("L", "R"), ("CC", "MLO")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewTruth:
-    """What one view holds, in cm3 of compressed breast, pectoral muscle included in the whole.
+    """What one view holds, in cm3 of compressed breast without its pectoral muscle.
 
     Attributes:
         whole_cm3: All tissue.
@@ -56,6 +58,7 @@ class GeneratedImage:
         modality: `DM`, `s2D` or `DBT`.
         side: `L` or `R`.
         view: `CC` or `MLO`.
+        kind: `standard`, `spot` (a magnified part) or `implant`.
         stored: Pixels and window.
         gland_mm: `[rows, columns]` float16, fibroglandular tissue along the ray.
         breast: `[rows, columns]`, where there is breast.
@@ -68,6 +71,7 @@ class GeneratedImage:
     modality: str
     side: str
     view: str
+    kind: str
     stored: Stored
     gland_mm: NDArray[np.float16]
     breast: NDArray[np.bool_]
@@ -77,91 +81,191 @@ class GeneratedImage:
     truth: ViewTruth
 
 
-def make_grid(size: int) -> Grid:
-    """The detector for a DM image of `size` rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Breast:
+    """What the views of one breast are cut from."""
 
-    Raises:
-        UserError: `size` is not a multiple of 16 between 96 and 1024.
-    """
-    if size % 16 or not 96 <= size <= 1024:
-        raise UserError(f"size {size} is not a multiple of 16 between 96 and 1024", "give --size 288, for example")
-    columns = round(size * _ASPECT / 16) * 16
-    rows, wide = (4 * fft.next_fast_len(-(-(side + _MARGIN) // 4), real=True) for side in (size, columns))
-    return Grid(rows=size, columns=columns, field_rows=rows, field_columns=wide)
+    side: str
+    fraction: float
+    parenchyma: Parenchyma
+    lines: Lines
 
 
-def view_images(
-    woman: Woman, traits: Traits, site: Site, seed: int, side: str, view: str, grid: Grid
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """One breast between the plates, before any image of it is made."""
+
+    woman: Woman
+    site: Site
+    seed: int
+    grid: Grid
+    look: Look
+    side: str
+    view: str
+    anatomy: Anatomy
+    tissue: Tissue
+    truth: ViewTruth
+
+    def draws(self, purpose: str, *what: str) -> np.random.Generator:
+        """The random numbers of this view for one purpose."""
+        return keyed(self.seed, self.site.name, purpose, self.woman.number, self.side, self.view, *what)
+
+
+def exam_images(
+    woman: Woman,
+    site: Site,
+    seed: int,
+    grid: Grid,
+    *,
+    sides: tuple[str, ...] = SIDES,
+    views: tuple[str, ...] = VIEWS,
 ) -> Iterator[GeneratedImage]:
-    """Make every image of one view of one breast, all from the same tissue."""
-    look = site.machines[woman.machine].look
-    rng = keyed(seed, site.name, "tissue", woman.number, side, view)
-    anatomy = build_anatomy(view, woman, traits, grid, rng)
-    fraction = woman.fractions["LR".index(side)]
-    slabs = fill_gland(anatomy, fraction, traits, grid, rng)
-    tissue = xray.line_integrals(anatomy, slabs, look.energy_kev)
-    gland = slabs.sum(axis=0)[: grid.rows, : grid.columns]
-    breast = anatomy.breast[: grid.rows, : grid.columns]
-    truth = _truth(anatomy, gland, grid)
-    small_gland, small_breast = _smaller(gland), _smaller(breast.astype(np.float32)) > 0.4
-    for modality, values in _signals(tissue, grid, look, site, seed, woman, side, view):
-        full = modality == "DM"
-        mask = breast if full else small_breast
-        values = values[..., : mask.shape[0], : mask.shape[1]]
-        rng = keyed(seed, site.name, "presentation", woman.number, side, view, modality)
-        stored = present(values, mask, kind=modality, side=side, view=view, look=look, rng=rng)
-        along = gland if full else small_gland
-        yield GeneratedImage(
-            modality=modality,
-            side=side,
-            view=view,
-            stored=stored,
-            gland_mm=_as_seen(along, side).astype(np.float16),
-            breast=_as_seen(mask, side),
-            pitch_mm=grid.pitch_mm if full else grid.pitch_mm / xray.TOMO_SCALE,
-            slab_mm=anatomy.slab_mm,
-            thickness_mm=float(anatomy.thickness.max()),
-            truth=truth,
-        )
+    """Make every image of a woman's exam: LCC, LMLO, RCC, RMLO, each in the site's modalities, and spot views.
 
-
-def exam_images(woman: Woman, site: Site, seed: int, grid: Grid) -> Iterator[GeneratedImage]:
-    """Make every image of a woman's exam: LCC, LMLO, RCC, RMLO, each in the site's modalities."""
+    Args:
+        woman: Whose exam.
+        site: Where; its modalities and machines.
+        seed: The user's seed.
+        grid: The detector.
+        sides: Of these breasts alone.
+        views: Of these views alone; each image is the same as in the whole exam.
+    """
     traits = draw_traits(site.name, seed, woman)
-    for side in ("L", "R"):
-        for view in ("CC", "MLO"):
-            yield from view_images(woman, traits, site, seed, side, view, grid)
+    look = look_of(woman, site, seed)
+    kind = "implant" if woman.implants else "standard"
+    for side in sides:
+        breast = _breast(woman, traits, site, seed, side)
+        for name in views:
+            view = _compressed(woman, traits, breast, site, seed, name, grid, look)
+            for modality, values in _signals(view):
+                yield _image(view, modality, kind, values)
+                if modality == "DM" and woman.spot == (side, name):
+                    yield _spot(view, values)
 
 
-def _signals(
-    tissue: xray.Tissue, grid: Grid, look: Look, site: Site, seed: int, woman: Woman, side: str, view: str
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Processed signal of each modality of the site, on the field's grid."""
-    if "DM" in site.modalities:
-        rng = keyed(seed, site.name, "exposure", woman.number, side, view, "DM")
-        yield "DM", xray.digital_mammogram(tissue, grid, look, rng)
-    if {"s2D", "DBT"} & set(site.modalities):
-        rng = keyed(seed, site.name, "exposure", woman.number, side, view, "DBT")
-        slices = xray.tomosynthesis(tissue, grid, look, rng)
-        if "s2D" in site.modalities:
-            yield "s2D", xray.synthesized(slices, look)
-        if "DBT" in site.modalities:
-            yield "DBT", slices
+def look_of(woman: Woman, site: Site, seed: int) -> Look:
+    """The look of an exam: its machine's, or one of its own where the site's looks vary."""
+    if site.varied_looks:
+        return draw_look(keyed(seed, site.name, "look", woman.number))
+    return site.machines[woman.machine].look
 
 
-def _truth(anatomy: Anatomy, gland: NDArray[np.float32], grid: Grid) -> ViewTruth:
-    cm3 = grid.pitch_mm**2 / 1000.0
-    inside = (slice(0, grid.rows), slice(0, grid.columns))
-    return ViewTruth(
-        whole_cm3=float(anatomy.thickness[inside].sum(dtype=np.float64)) * cm3,
-        skin_cm3=float(anatomy.skin[inside].sum(dtype=np.float64)) * cm3,
-        gland_cm3=float(gland.sum(dtype=np.float64)) * cm3,
+def _breast(woman: Woman, traits: Traits, site: Site, seed: int, side: str) -> _Breast:
+    half_mm, depth_mm = traits.size_mm(woman, side)
+    shared = keyed(seed, site.name, "tissue", woman.number)
+    own = keyed(seed, site.name, "tissue", woman.number, side)
+    style = draw_style(site.name, seed, woman.number)
+    return _Breast(
+        side=side,
+        fraction=woman.fractions[SIDES.index(side)],
+        parenchyma=grow(style, depth_mm, half_mm, shared, own),
+        lines=draw_lines(woman, depth_mm, half_mm, keyed(seed, site.name, "lines", woman.number, side)),
     )
 
 
-def _smaller(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Carry an image to the grid of the slices, pixel centres kept."""
-    return zoom(image, xray.TOMO_SCALE, order=1, mode="nearest", grid_mode=True)
+def _compressed(
+    woman: Woman, traits: Traits, breast: _Breast, site: Site, seed: int, view: str, grid: Grid, look: Look
+) -> _View:
+    rng = keyed(seed, site.name, "view", woman.number, breast.side, view)
+    anatomy = build_anatomy(view, breast.side, woman, traits, grid, rng)
+    tissue = fill(anatomy, breast.fraction, breast.parenchyma, breast.lines, view, grid, rng)
+    return _View(
+        woman=woman,
+        site=site,
+        seed=seed,
+        grid=grid,
+        look=look,
+        side=breast.side,
+        view=view,
+        anatomy=anatomy,
+        tissue=tissue,
+        truth=_truth(anatomy, tissue, grid),
+    )
+
+
+def _signals(view: _View) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Processed signal of each modality of the site, on the columns that the breast fits in."""
+    wanted = view.site.modalities
+    path, plain = xray.line_integrals(view.tissue, view.look.energy_kev)
+    if view.woman.implants:
+        path = with_implant(path, view.anatomy, view.view, view.grid)
+    if "DM" in wanted:
+        yield "DM", mammogram(path, plain, view.anatomy, view.grid.pitch_mm, view.look, view.draws("exposure", "DM"))
+    if {"s2D", "DBT"} & set(wanted):
+        rng = view.draws("exposure", "DBT")
+        stack = tomosynthesis.slices(path, plain, view.anatomy, view.grid, view.look, rng)
+        if "s2D" in wanted:
+            pitch = view.grid.pitch_mm / tomosynthesis.TOMO_SCALE
+            yield "s2D", tomosynthesis.synthesized(stack, pitch, view.anatomy.total_mm / len(stack), view.look)
+        if "DBT" in wanted:
+            yield "DBT", stack
+
+
+def _image(view: _View, modality: str, kind: str, values: NDArray[np.float32]) -> GeneratedImage:
+    """A signal as stored pixels, with the truth on the same grid."""
+    gland, breast = view.tissue.gland.sum(axis=0), view.anatomy.breast
+    columns, pitch = view.grid.columns, view.grid.pitch_mm
+    if modality != "DM":
+        columns = tomosynthesis.small_shape(view.grid, columns)[1]
+        gland = smaller(gland, *values.shape[-2:])
+        breast = smaller(breast.astype(np.float32), *values.shape[-2:]) > 0.4
+        pitch /= tomosynthesis.TOMO_SCALE
+    slab_mm = view.anatomy.total_mm / len(values) if values.ndim == 3 else view.grid.slice_mm
+    whole = _widened(breast, columns), _widened(gland, columns)
+    return _stored(view, modality, kind, values, *whole, pitch, slab_mm, view.look)
+
+
+def _spot(view: _View, values: NDArray[np.float32]) -> GeneratedImage:
+    """A part of the DM image, magnified under a small paddle."""
+    part, seen, gland, factor = magnified(values, view.tissue.gland.sum(axis=0), view.anatomy, view.grid)
+    look = replace(view.look, padding=False)
+    return _stored(view, "DM", "spot", part, seen, gland, view.grid.pitch_mm / factor, view.grid.slice_mm, look)
+
+
+def _stored(
+    view: _View,
+    modality: str,
+    kind: str,
+    values: NDArray[np.float32],
+    breast: NDArray[np.bool_],
+    gland: NDArray[np.float32],
+    pitch_mm: float,
+    slab_mm: float,
+    look: Look,
+) -> GeneratedImage:
+    rng = view.draws("presentation", modality, kind)
+    stored = present(values, breast, kind=modality, side=view.side, view=view.view, look=look, rng=rng)
+    return GeneratedImage(
+        modality=modality,
+        side=view.side,
+        view=view.view,
+        kind=kind,
+        stored=stored,
+        gland_mm=_as_seen(gland, view.side).astype(np.float16),
+        breast=_as_seen(breast, view.side),
+        pitch_mm=pitch_mm,
+        slab_mm=slab_mm,
+        thickness_mm=view.anatomy.total_mm,
+        truth=view.truth,
+    )
+
+
+def _truth(anatomy: Anatomy, tissue: Tissue, grid: Grid) -> ViewTruth:
+    cm3 = grid.pitch_mm**2 / 1000.0
+
+    def volume(values: NDArray[np.float32]) -> float:
+        return float(values.sum(dtype=np.float64)) * cm3
+
+    return ViewTruth(
+        whole_cm3=volume(anatomy.thickness) - volume(tissue.muscle),
+        skin_cm3=volume(anatomy.skin),
+        gland_cm3=volume(tissue.gland),
+    )
+
+
+def _widened(image: NDArray[Any], columns: int) -> NDArray[Any]:
+    """The whole detector: air beyond the columns that the breast fits in."""
+    return np.pad(image, ((0, 0), (0, columns - image.shape[1])))
 
 
 def _as_seen(image: NDArray[Any], side: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""From processed signal to stored pixels: grey curve, window, polarity, padding, and the marker burned in."""
+"""From processed signal to stored pixels: grey curve, window, polarity, padding, and what is burned in."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,23 @@ Pixels = NDArray[np.uint16]
 BITS_STORED = 12
 _TOP = 2**BITS_STORED - 1
 _TISSUE_FROM, _TISSUE_TO = 260, 3900
-# Signal that fixed processing shows as black and as white, in the units that xray.py returns: optical path above most
-# of the fat for DM, 1/mm for slices and synthesized images. Set once from 60 generated women of the internal site.
-_RANGES = {"DM": (-0.12, 1.00), "s2D": (-0.004, 0.026), "DBT": (-0.008, 0.022)}
+# Signal that fixed processing shows as black and as white, in the units of processing.py and tomosynthesis.py: optical
+# path above most of the fat for DM, 1/mm for slices and synthesized images. Set once from 60 generated women of the
+# internal site.
+_RANGES = {"DM": (-0.10, 0.95), "s2D": (-0.004, 0.030), "DBT": (-0.006, 0.022)}
 
 _GLYPHS = {
+    " ": (".....", ".....", ".....", ".....", ".....", ".....", "....."),
     "L": ("1....", "1....", "1....", "1....", "1....", "1....", "11111"),
     "R": ("1111.", "1...1", "1...1", "1111.", "1.1..", "1..1.", "1...1"),
     "C": (".111.", "1...1", "1....", "1....", "1....", "1...1", ".111."),
     "M": ("1...1", "11.11", "1.1.1", "1.1.1", "1...1", "1...1", "1...1"),
     "O": (".111.", "1...1", "1...1", "1...1", "1...1", "1...1", ".111."),
+    "S": (".1111", "1....", "1....", ".111.", "....1", "....1", "1111."),
+    "Y": ("1...1", "1...1", ".1.1.", "..1..", "..1..", "..1..", "..1.."),
+    "N": ("1...1", "11..1", "1.1.1", "1.1.1", "1..11", "1...1", "1...1"),
+    "D": ("1111.", "1...1", "1...1", "1...1", "1...1", "1...1", "1111."),
+    "2": (".111.", "1...1", "....1", "..11.", ".1...", "1....", "11111"),
 }
 
 
@@ -55,27 +62,43 @@ def marker(text: str, height_px: int) -> NDArray[np.bool_]:
     return np.kron(row, np.ones((scale, scale), dtype=bool))
 
 
-def _place(letters: NDArray[np.bool_], breast: NDArray[np.bool_]) -> tuple[int, int] | None:
-    """Where the letters touch no breast: near the edge away from the chest wall (right), top first; else None."""
-    rows, columns = breast.shape
+def _place(letters: NDArray[np.bool_], breast: NDArray[np.bool_], tops: tuple[int, ...]) -> tuple[int, int] | None:
+    """Where letters touch no breast: near the edge away from the chest wall (right), first of the rows; else None."""
+    columns = breast.shape[1]
     height, width = letters.shape
     left = columns - width - max(3, columns // 20)
-    for top in (rows // 14, rows // 5, rows - height - rows // 14):
+    for top in tops:
         if left >= 0 and not breast[max(top - 2, 0) : top + height + 2, max(left - 2, 0) : left + width + 2].any():
             return top, left
     return None
 
 
-def _grey(values: NDArray[np.float32], breast: NDArray[np.bool_], kind: str, look: Look) -> NDArray[np.float32]:
-    """Signal to 0..1 by a range that is partly fixed and partly the image's own, then the vendor's curve."""
+def _levels(values: NDArray[np.float32], breast: NDArray[np.bool_], kind: str, look: Look) -> NDArray[np.uint16]:
+    """Signal to 4096 levels, by a range that is partly fixed and partly the image's own."""
     low, high = _RANGES[kind]
     inside = values[..., breast].ravel()[::7]
     own_low, own_high = np.percentile(inside, [3.0, 99.7])
-    # The dense end is spared from saturation, and a fatty breast is not stretched until it looks dense.
-    own_high = max(own_high, low + 0.75 * (high - low))
+    if not look.film:
+        # The dense end is spared from saturation, and a fatty breast is not stretched until it looks dense.
+        own_high = max(own_high, low + 0.5 * (high - low))
+        own_low = min(own_low, low + 0.25 * (high - low))
     high = max((1 - look.adaptive) * high + look.adaptive * own_high, 0.92 * own_high)
-    low = (1 - look.adaptive) * low + look.adaptive * min(own_low, low + 0.15 * (high - low))
-    return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1) ** np.float32(look.gamma)
+    # Fat is dark in nearly every image: the dark end follows the image more than the bright one.
+    following = 0.6 + 0.4 * look.adaptive
+    low = (1 - following) * low + following * own_low
+    levels = values * np.float32(_TOP / (high - low))
+    levels -= np.float32(low * _TOP / (high - low))
+    np.clip(levels, 0, _TOP, out=levels)
+    return levels.astype(np.uint16)
+
+
+def _curve(look: Look) -> NDArray[np.float64]:
+    """Grey in 0..1 of each of the 4096 levels: the vendor's S, then its gamma."""
+    grey = np.arange(_TOP + 1) / _TOP
+    if look.contrast:
+        steep = 1.5 * look.contrast
+        grey = (np.tanh(steep * (grey - 0.5)) / np.tanh(steep / 2) + 1) / 2
+    return np.asarray(grey**look.gamma)
 
 
 def present(
@@ -91,30 +114,32 @@ def present(
     """Make stored pixels of a processed signal.
 
     Args:
-        values: `[rows, columns]` or `[frames, rows, columns]`, chest wall at column 0.
-        breast: `[rows, columns]`.
+        values: `[rows, columns]` or `[frames, rows, columns]`, chest wall at column 0; may have fewer columns than
+            the image, whose rest is air.
+        breast: `[rows, columns]` of the image.
         kind: `DM`, `s2D` or `DBT`.
         side: `L` (stays) or `R` (mirrored: chest wall at the last column).
         view: For the marker.
         look: The vendor.
         rng: Draws of this image.
     """
-    grey = _grey(values, breast, kind, look)
-    stored = _TISSUE_FROM + (_TISSUE_TO - _TISSUE_FROM) * grey
-    air = 12 + 10 * np.abs(rng.standard_normal(breast.shape, dtype=np.float32))
-    stored = np.where(breast, stored, air)
-    rows, columns = breast.shape
-    letters = marker(side + view, max(7, rows // 26))
-    spot = _place(letters, breast)
-    pixels = np.rint(stored).astype(np.uint16)
-    if spot is not None:
-        top, left = spot
-        part = pixels[..., top : top + letters.shape[0], left : left + letters.shape[1]]
-        # Mirrored letters here stand upright after a right breast is mirrored below.
-        part[..., letters[:, ::-1] if side == "R" else letters] = _TOP - 60
+    held = values.shape[-1]
+    levels = _levels(values, breast[:, :held], kind, look)
+    curve = _curve(look)
+    bottom = _TISSUE_FROM
+    if kind == "s2D":
+        bottom = max(bottom, round(look.s2d_floor * _TOP))
+    table = np.rint(bottom + (_TISSUE_TO - bottom) * curve).astype(np.uint16)
+    air = np.abs(rng.standard_normal(breast.shape, dtype=np.float32))
+    air = 150 + 30 * air if look.film else 12 + 10 * air
+    pixels = np.empty((*values.shape[:-1], breast.shape[1]), dtype=np.uint16)
+    pixels[..., :held] = table[levels]
+    pixels[..., ~breast] = air[~breast].astype(np.uint16)
+    _burn_in(pixels, breast, kind, side, view)
+    columns = breast.shape[1]
     if look.padding:
         pixels[..., ~breast[:, -1], columns - max(2, columns // 60) :] = 0
-    centre, width = _window(grey, breast, look)
+    centre, width = _window(float(curve[levels[..., breast[:, :held]][..., ::7]].mean()), look)
     if look.inverted:
         pixels, centre = (_TOP - pixels).astype(np.uint16), _TOP - centre
     if side == "R":
@@ -129,8 +154,24 @@ def present(
     )
 
 
-def _window(grey: NDArray[np.float32], breast: NDArray[np.bool_], look: Look) -> tuple[int, int]:
+def _burn_in(pixels: Pixels, breast: NDArray[np.bool_], kind: str, side: str, view: str) -> None:
+    """Side and view, and on a synthesized image that it is one; only where there is no breast."""
+    rows = breast.shape[0]
+    height = max(7, rows // 26)
+    texts = [(side + view, (rows // 14, rows // 5, rows - height - rows // 14))]
+    if kind == "s2D":
+        texts.append(("SYN 2D", (rows // 3, rows // 2, rows - height - rows // 6)))
+    for text, tops in texts:
+        letters = marker(text, height)
+        spot = _place(letters, breast, tops)
+        if spot is None:
+            continue
+        part = pixels[..., spot[0] : spot[0] + letters.shape[0], spot[1] : spot[1] + letters.shape[1]]
+        # Mirrored letters here stand upright after a right breast is mirrored.
+        part[..., letters[:, ::-1] if side == "R" else letters] = _TOP - 60
+
+
+def _window(mean_grey: float, look: Look) -> tuple[int, int]:
     """The default window: nearly all stored values, drawn a little towards the image's own."""
-    middle = float(grey[..., breast].mean())
-    centre = round((_TISSUE_FROM + _TISSUE_TO) / 2 + 500 * (middle - 0.4))
+    centre = round((_TISSUE_FROM + _TISSUE_TO) / 2 + 500 * (mean_grey - 0.4))
     return centre, 3600 if look.window_function == "LINEAR" else 2800

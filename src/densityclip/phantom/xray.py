@@ -1,14 +1,11 @@
-"""X-ray physics: the same tissue as a digital mammogram, as tomosynthesis slices and as a synthesized image."""
-
-from dataclasses import dataclass
+"""X-ray physics of one exposure: attenuation by tissue, scatter, blur, quantum noise."""
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 from scipy.ndimage import gaussian_filter
 
-from densityclip.phantom.anatomy import SLABS, Anatomy, Grid
-from densityclip.phantom.looks import Look
+from densityclip.phantom.resampling import larger, smaller
+from densityclip.phantom.tissue import Tissue
 
 Image = NDArray[np.float32]
 
@@ -19,33 +16,13 @@ _ATTENUATION = {
     "gland": (0.1593, 0.1000, 0.0781, 0.0636, 0.0497, 0.0372, 0.0308),
     "skin": (0.1693, 0.1061, 0.0829, 0.0674, 0.0526, 0.0392, 0.0324),
     "muscle": (0.178, 0.111, 0.0865, 0.0700, 0.0542, 0.0400, 0.0326),
+    "calcification": (1.85, 1.10, 0.82, 0.63, 0.44, 0.27, 0.18),
 }
 # Scatter to primary of about 0.12 a centimetre without a grid; a grid passes about 0.18 of it.
-_SCATTER_PER_MM, _GRID_SHARE, _SCATTER_BLUR_MM = 0.012, 0.18, 12.0
-# About 3,100 quanta in a 0.07 mm pixel of a DM image.
-_QUANTA_PER_MM2 = 3100 / 0.07**2
-TOMO_SCALE = 3 / 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tissue:
-    """What one view's rays cross.
-
-    Attributes:
-        thickness: `[rows, columns]` mm of all tissue.
-        path: `[SLABS, rows, columns]`, attenuation line integral of each slab.
-        baseline: `[rows, columns]`, attenuation line integral of the same breast without gland and muscle.
-        coverage: `[SLABS, rows, columns]`, share of each voxel that is tissue.
-        fat: Attenuation of fat, 1/mm.
-        slab_mm: Height of a slab.
-    """
-
-    thickness: Image
-    path: Image
-    baseline: Image
-    coverage: Image
-    fat: float
-    slab_mm: float
+_SCATTER_PER_MM, GRID_PASSES, NO_GRID, _SCATTER_BLUR_MM = 0.012, 0.18, 1.0, 12.0
+# About 3,100 quanta in a 0.07 mm pixel behind the breast in a DM image; 1,500 in a 0.14 mm pixel of one tomosynthesis
+# projection. Exposure control sees to it.
+QUANTA_PER_MM2 = {"DM": 3100 / 0.07**2, "DBT": 1500 / 0.14**2}
 
 
 def attenuation(tissue: str, energy_kev: float) -> float:
@@ -53,101 +30,78 @@ def attenuation(tissue: str, energy_kev: float) -> float:
     return float(np.exp(np.interp(np.log(energy_kev), np.log(_KEV), np.log(_ATTENUATION[tissue]))))
 
 
-def line_integrals(anatomy: Anatomy, gland_slabs: Image, energy_kev: float) -> Tissue:
-    """Attenuation of every slab: fat everywhere, and what gland, skin and muscle add to it."""
-    fat, gland, skin, muscle = (np.float32(attenuation(t, energy_kev)) for t in ("fat", "gland", "skin", "muscle"))
-    path = fat * anatomy.outer_slabs
-    path += (gland - fat) * gland_slabs
-    path += (skin - fat) * (anatomy.outer_slabs - anatomy.inner_slabs)
-    path += ((muscle - fat) * anatomy.muscle) * anatomy.inner_slabs
-    return Tissue(
-        thickness=anatomy.thickness,
-        path=path,
-        baseline=fat * anatomy.thickness + (skin - fat) * anatomy.skin,
-        coverage=anatomy.outer_slabs / np.float32(anatomy.slab_mm),
-        fat=float(fat),
-        slab_mm=anatomy.slab_mm,
-    )
-
-
-def digital_mammogram(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Generator) -> Image:
-    """Exposure with scatter, blur and quantum noise, then -log and the removal of most of the thickness.
+def line_integrals(tissue: Tissue, energy_kev: float) -> tuple[Image, Image]:
+    """Attenuation of every layer: fat everywhere, and what other tissue adds to it.
 
     Returns:
-        `[rows, columns]` on the field's grid: optical path above most of what fat and skin absorb.
+        `[layers, rows, columns]` of the breast, and the same of a breast of fat and skin alone.
     """
-    primary = np.exp(-tissue.path.sum(axis=0))
-    scatter_share = _SCATTER_PER_MM * _GRID_SHARE * tissue.thickness
-    scatter = gaussian_filter(primary * scatter_share, _SCATTER_BLUR_MM / grid.pitch_mm, mode="nearest")
-    exposure = gaussian_filter(primary, look.blur_mm / grid.pitch_mm, mode="nearest") + scatter
-    quanta = np.maximum(exposure * (_QUANTA_PER_MM2 * grid.pitch_mm**2), 1.0)
-    quanta += np.sqrt(quanta) * rng.standard_normal(quanta.shape, dtype=np.float32)
-    signal = -np.log(np.maximum(quanta, 1.0) / (_QUANTA_PER_MM2 * grid.pitch_mm**2))
-    smooth = gaussian_filter(tissue.baseline, 1.2 / grid.pitch_mm, mode="nearest")
-    excess = signal - look.equalisation * smooth
-    detail = excess - gaussian_filter(excess, 1.6, mode="nearest")
-    grain = gaussian_filter(rng.standard_normal(excess.shape, dtype=np.float32), 0.5) * 1.7
-    return excess + look.detail_gain * detail + look.noise * grain
+    fat, gland, skin, muscle, chalk = (np.float32(attenuation(name, energy_kev)) for name in _ATTENUATION)
+    plain = fat * tissue.outer
+    plain += (skin - fat) * (tissue.outer - tissue.inner)
+    path = (gland - fat) * tissue.gland
+    path += (muscle - fat) * (tissue.muscle + tissue.vessels)
+    path += (chalk - fat) * tissue.chalk
+    path += plain
+    return path, plain
 
 
-def _tomo_filter(grid: Grid, slab_mm: float, look: Look, rows: int, columns: int) -> NDArray[np.complex64]:
-    """Transfer of a filtered backprojection over a narrow arc, on the smaller grid of the slices.
+def scatter_of(path: Image, thickness_mm: Image, *, pitch_mm: float, grid_passes: float) -> Image:
+    """Scatter that reaches the detector, `[rows, columns]`: made along the rays, spread over centimetres.
 
-    The tube travels along the rows, so a frequency is measured only where |kz| is below |ky| tan(half the sweep):
-    structures blur into other slices all the more, the slower they vary along the travel. A ramp makes slices flatter
-    than a projection, with undershoot at edges.
+    Args:
+        path: `[rows, columns]` attenuation line integral.
+        thickness_mm: `[rows, columns]` of tissue, from which scatter comes.
+        pitch_mm: Side of a pixel.
+        grid_passes: Share of the scatter that reaches the detector.
     """
-    pitch = grid.pitch_mm / TOMO_SCALE
-    kz = np.abs(fft.fftfreq(SLABS, slab_mm)).astype(np.float32)[:, None, None]
-    signed_ky = fft.fftfreq(rows, pitch).astype(np.float32)[None, :, None]
-    ky = np.abs(signed_ky)
-    kx = fft.rfftfreq(columns, pitch).astype(np.float32)[None, None, :]
-    reach = np.float32(np.tan(np.radians(look.tomo_degrees / 2))) * ky + np.float32(0.35 / (SLABS * slab_mm))
-    wedge = 1 / (1 + (kz / reach) ** 4)
-    ramp = 0.45 + 0.55 * np.minimum(ky / 0.10, 1.0)
-    nyquist = 0.5 / pitch
-    hann = 0.5 * (1 + np.cos(np.pi * np.minimum(np.sqrt(ky * ky + kx * kx) / nyquist, 1.0)))
-    # Fewer samples of a spectrum keep the first pixel's centre; the larger pixels' centres lie a little further on.
-    shift = np.exp(2j * np.pi * (signed_ky + kx) * (pitch - grid.pitch_mm) / 2)
-    return (wedge * ramp * hann**0.6 * shift).astype(np.complex64)
+    made = np.exp(-path) * (np.float32(_SCATTER_PER_MM * grid_passes) * thickness_mm)
+    # It varies so slowly that pixels of a few millimetres hold it.
+    rows, columns = (max(8, round(side * pitch_mm / 3.0)) for side in path.shape)
+    coarse = smaller(made, rows, columns)
+    coarse = gaussian_filter(coarse, _SCATTER_BLUR_MM / pitch_mm * rows / path.shape[0], mode="nearest", truncate=2.5)
+    return larger(coarse, *path.shape)
 
 
-def _shrink(spectrum: NDArray[np.complex64], rows: int, columns: int, full_columns: int) -> NDArray[np.complex64]:
-    """Keep the low frequencies of a half spectrum, for a grid of `rows` by `columns`, with the mean kept."""
-    full_rows = spectrum.shape[1]
-    half = rows // 2
-    kept = np.concatenate([spectrum[:, : rows - half], spectrum[:, full_rows - half :]], axis=1)
-    scaled = kept[:, :, : columns // 2 + 1] * np.float32(rows * columns / (full_rows * full_columns))
-    return np.asarray(scaled, dtype=np.complex64)
+def exposed(
+    path: Image, scatter: Image, *, pitch_mm: float, blur_mm: float, kind: str, rng: np.random.Generator
+) -> Image:
+    """One exposure, as minus the logarithm of what the detector counts.
 
-
-def tomosynthesis(tissue: Tissue, grid: Grid, look: Look, rng: np.random.Generator) -> Image:
-    """Slices of a narrow-arc tomosynthesis, with limited depth resolution and correlated noise.
+    Args:
+        path: `[rows, columns]` attenuation line integral.
+        scatter: `[rows, columns]`, of `scatter_of`.
+        pitch_mm: Side of a pixel.
+        blur_mm: Standard deviation of detector and focal-spot blur.
+        kind: `DM` or `DBT`: how many quanta.
+        rng: Draws of this exposure.
 
     Returns:
-        `[SLABS, rows, columns]`, attenuation above fat in 1/mm, on 3/4 of the field's grid.
+        `[rows, columns]`, 0 for an empty beam without scatter.
     """
-    rows, columns = round(grid.field_rows * TOMO_SCALE), round(grid.field_columns * TOMO_SCALE)
-    # What is above fat; thickness compensation fills most of the air above the rounded edge with fat.
-    volume = tissue.path / np.float32(tissue.slab_mm) - np.float32(tissue.fat) * tissue.coverage
-    volume -= np.float32(0.25 * tissue.fat) * (1 - tissue.coverage)
-    # The margin continues the chest wall and the axilla, so that the periodic transform meets no edge there.
-    volume[:, :, grid.columns :][:, :, -4:] = volume[:, :, :1]
-    volume[:, grid.rows :][:, -4:] = volume[:, :1]
-    spectrum = _shrink(fft.rfftn(volume), rows, columns, grid.field_columns)
-    noise = rng.standard_normal((*spectrum.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
-    scale = 2.2e-3 * (look.noise / 0.012) * np.sqrt(SLABS * rows * columns / 2)
-    noisy = (spectrum + np.float32(scale) * noise) * _tomo_filter(grid, tissue.slab_mm, look, rows, columns)
-    return fft.irfftn(noisy, s=(SLABS, rows, columns), overwrite_x=True)
+    exposure = gaussian_filter(np.exp(-path), blur_mm / pitch_mm, mode="nearest", truncate=3.0)
+    exposure += scatter
+    # Exposure control aims at the quanta behind the thick part of the breast.
+    behind = np.median(exposure[path > 0.8 * path.max()])
+    empty = np.float32(QUANTA_PER_MM2[kind] * pitch_mm**2 / behind)
+    exposure *= empty
+    np.maximum(exposure, 1.0, out=exposure)
+    exposure += np.sqrt(exposure) * rng.standard_normal(exposure.shape, dtype=np.float32)
+    np.maximum(exposure, 1.0, out=exposure)
+    return -np.log(exposure / empty)
 
 
-def synthesized(slices: Image, look: Look) -> Image:
-    """A 2D image from the slices: maximum over depth blended with the mean, edges sharpened, noise smoothed.
+def scatter_correction(
+    plain: Image, thickness_mm: Image, *, pitch_mm: float, grid_passes: float, share: float
+) -> Image:
+    """What processing adds to an exposure's -log for the scatter that it expects of a breast of fat and skin.
 
-    Returns:
-        `[rows, columns]` on the grid of the slices, 1/mm.
+    Args:
+        plain: `[rows, columns]` attenuation line integral of fat and skin.
+        thickness_mm: `[rows, columns]` of tissue.
+        pitch_mm: Side of a pixel.
+        grid_passes: Share of the scatter that reaches the detector.
+        share: How much of it is corrected, 0 to 1.
     """
-    inner = slices[1:-1]  # the outermost slices show skin
-    flat = look.s2d_max_share * inner.max(axis=0) + (1 - look.s2d_max_share) * inner.mean(axis=0)
-    smooth = gaussian_filter(flat, 0.6, mode="nearest")
-    return smooth + 1.1 * (smooth - gaussian_filter(smooth, 2.2, mode="nearest"))
+    expected = scatter_of(plain, thickness_mm, pitch_mm=pitch_mm, grid_passes=grid_passes)
+    return np.log1p(np.float32(share) * expected * np.exp(plain))
