@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom, spearmanr
@@ -21,7 +23,7 @@ def test_reference_site_has_the_published_shares():
 
 @pytest.mark.parametrize("name", list(SITES))
 def test_true_categories_come_in_the_shares_that_the_site_states(women, name):
-    drawn = [woman.categories[0] for woman in women[name]]
+    drawn = [woman.categories[0] for woman in women[name] if not woman.male]
     for letter, share in zip(LETTERS, SITES[name].shares, strict=True):
         low, high = binom.interval(0.9995, len(drawn), share)
         assert low <= drawn.count(letter) <= high, letter
@@ -81,6 +83,30 @@ def test_two_readers_disagree_about_dense_as_published():
     spread = np.sqrt(READERS.reader_sd**2 + READERS.reader_case_sd**2 + READERS.reading_sd**2)
     dense = [np.isin(READERS.category(z + rng.normal(0, spread, n)), ["C", "D"]) for _ in range(2)]
     assert np.mean(dense[0] != dense[1]) == pytest.approx(0.172, abs=0.015)  # Sprague 2016
+
+
+@pytest.mark.parametrize("name", list(SITES))
+def test_implants_spot_views_and_men_come_as_often_as_the_site_states(women, name):
+    site, drawn = SITES[name], women[name]
+    found = {
+        site.men: sum(woman.male for woman in drawn),
+        site.implants * (1 - site.men): sum(woman.implants for woman in drawn),
+        site.spots * (1 - site.men): sum(woman.spot is not None for woman in drawn),
+    }
+    for share, number in found.items():
+        low, high = binom.interval(0.9995, len(drawn), share)
+        assert low <= number <= high
+    assert not any(woman.male and (woman.implants or woman.spot) for woman in drawn)
+
+
+def test_what_is_unusual_changes_nothing_else_of_a_woman(women):
+    name = "embed-like"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SITES, name, replace(SITES[name], implants=0.0, spots=0.0, men=0.0))
+        plain = [draw_woman(name, 11, number) for number in range(300)]
+    for woman, usual in zip(women[name], plain, strict=False):
+        if not woman.male:
+            assert replace(woman, implants=False, spot=None) == usual
 
 
 def test_labels_of_a_site_match_the_truth_about_as_often_as_one_reader_can(women):

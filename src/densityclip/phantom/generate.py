@@ -1,4 +1,4 @@
-"""Write a generated site: exams as DICOM, the site's table of labels, and the truth."""
+"""Write a generated site: exams as DICOM in the folders and tables of the site's layout, and the truth."""
 
 import csv
 import io
@@ -7,29 +7,28 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densityclip.artifacts import SCHEMA_VERSION, disk_error, read_json, write_json, write_text
+from densityclip.artifacts import SCHEMA_VERSION, disk_error, hash_file, read_json, write_json, write_text
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
-from densityclip.phantom.dicom_objects import ExamIdentity, identify, sop_uid, to_dataset
-from densityclip.phantom.exam import GeneratedImage, ViewTruth, exam_images, make_grid
-from densityclip.phantom.population import Woman, draw_woman
-from densityclip.phantom.sites import SITES, Site
-from densityclip.records import GENERATED_LABEL
+from densityclip.phantom.dicom_objects import sop_uid, to_dataset
+from densityclip.phantom.exam import GeneratedImage, ViewTruth, exam_images
+from densityclip.phantom.grid import make_grid
+from densityclip.phantom.identity import ExamIdentity, identify
+from densityclip.phantom.layouts import LAYOUTS
+from densityclip.phantom.layouts.contract import Layout, Row
+from densityclip.phantom.population import draw_woman
+from densityclip.phantom.sites import SITES
 from densityclip.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
-LABEL_COLUMNS = (
-    "patient_id", "accession_number", "study_uid", "laterality", "density", "density_source", "age", "race",
-    "site", "institution", "machine",
-)  # fmt: skip
 TRUTH_COLUMNS = (
     "patient_id", "study_uid", "laterality", "fraction_with_skin", "fraction_without_skin", "category", "label",
 )  # fmt: skip
@@ -41,8 +40,9 @@ class GeneratedSite:
 
     Attributes:
         folder: The folder given as `out`.
-        dicom: Folder of one folder per patient.
-        labels: `labels.csv`, the table that an archive would come with.
+        dataset: Name of the layout, for `densityclip index --dataset`.
+        source: Folder to index.
+        table: The table that holds the labels.
         truth: `truth.csv`.
         exams: Number of exams, one per patient.
         images: Number of DICOM objects.
@@ -50,12 +50,35 @@ class GeneratedSite:
     """
 
     folder: Path
-    dicom: Path
-    labels: Path
+    dataset: str
+    source: Path
+    table: Path
     truth: Path
     exams: int
     images: int
     class_mix_note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is asked for; two folders of the same order hold the same exams."""
+
+    site: str
+    seed: int
+    size: int
+    slice_mm: float
+    volumes: bool
+
+
+def where_to_index(site: str, out: Path) -> tuple[str, Path, Path | None]:
+    """How `densityclip index` takes a site that `generate` wrote to `out`.
+
+    Returns:
+        Name of its layout; folder to index; and a table of labels, if the layout does not bring its own.
+    """
+    layout = LAYOUTS[SITES[site].layout]
+    own_tables = layout.source == ""
+    return layout.dataset, out / layout.source, None if own_tables else out / next(iter(layout.tables))
 
 
 def generate(
@@ -65,6 +88,8 @@ def generate(
     exams: int,
     seed: int,
     size: int = 288,
+    slice_mm: float = 1.0,
+    volumes: bool = False,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> GeneratedSite:
@@ -76,6 +101,8 @@ def generate(
         exams: Number of exams, one per patient, each of four views in each of the site's modalities.
         seed: Same seed, same bytes; more exams of the same seed begin with the same ones.
         size: Rows of the DM image, a multiple of 16; slices and synthesized images have three quarters of it.
+        slice_mm: Distance of tomosynthesis slices.
+        volumes: Whether tomosynthesis volumes are written where the site's layout names them and leaves them out.
         workers: Processes; the result does not depend on it.
         progress: Called with (done, total) after each exam.
 
@@ -83,28 +110,32 @@ def generate(
         UserError: Unknown site, impossible number, a folder that holds another generated site, or a full disk.
     """
     _check(site, exams, seed, workers)
-    make_grid(size)
-    _claim(out, {"site": site, "seed": seed, "size": size})
-    make = partial(_make_exam, out=out, site=site, seed=seed, size=size)
-    images = 0
-    rows: list[dict[str, Any]] = []
+    make_grid(size, slice_mm)
+    order = _Order(site=site, seed=seed, size=size, slice_mm=float(slice_mm), volumes=volumes)
+    _claim(out, asdict(order))
+    layout = LAYOUTS[SITES[site].layout]
+    made: list[dict[str, Any]] = []
     try:
-        for done, exam in enumerate(_map(make, exams, workers), start=1):
-            images += exam["images"]
-            rows += exam["breasts"]
+        for exam in _map(partial(_make_exam, out=out, order=order), exams, workers):
+            made.append(exam)
             if progress is not None:
-                progress(done, exams)
+                progress(len(made), exams)
     except OSError as error:
-        raise disk_error(error, out / "dicom") from error
+        raise disk_error(error, out / layout.source) from error
     shutil.rmtree(out / ".partial", ignore_errors=True)
-    write_text(out / "labels.csv", _csv(rows, LABEL_COLUMNS))
-    write_text(out / "truth.csv", _csv(rows, TRUTH_COLUMNS))
-    write_json(out / "site.json", _summary(SITES[site], rows, exams=exams, images=images, seed=seed, size=size))
+    for table, columns in layout.tables.items():
+        write_text(out / table, _csv([row for exam in made for row in exam["rows"].get(table, [])], columns))
+    breasts = [row for exam in made for row in exam["breasts"]]
+    write_text(out / "truth.csv", _csv(breasts, TRUTH_COLUMNS))
+    images = sum(exam["images"] for exam in made)
+    hashes = {table: hash_file(out / table) for table in layout.tables}
+    write_json(out / "site.json", _summary(order, breasts, exams=exams, images=images) | {"tables": hashes})
     logger.info("wrote %d exams of site %s", exams, site)
     return GeneratedSite(
         folder=out,
-        dicom=out / "dicom",
-        labels=out / "labels.csv",
+        dataset=layout.dataset,
+        source=out / layout.source,
+        table=out / next(iter(layout.tables)),
         truth=out / "truth.csv",
         exams=exams,
         images=images,
@@ -147,38 +178,61 @@ def _map(make: Callable[[int], dict[str, Any]], exams: int, workers: int) -> Ite
             raise
 
 
-def _make_exam(number: int, *, out: Path, site: str, seed: int, size: int) -> dict[str, Any]:
+def _make_exam(number: int, *, out: Path, order: _Order) -> dict[str, Any]:
     """Make one exam unless it is there already; returns its rows, which also lie in `exams/<patient_id>.json`.
 
     The rows are written last: an exam is whole if and only if they are there.
     """
-    woman = draw_woman(site, seed, number)
-    identity = identify(woman, SITES[site], seed)
-    record = out / "exams" / f"{identity.patient_id}.json"
+    site = SITES[order.site]
+    layout = LAYOUTS[site.layout]
+    patient_id, accession_number = layout.name_exam(site, order.seed, number)
+    record = out / "exams" / f"{patient_id}.json"
     if record.exists():
         return read_json(record, "densityclip phantom")
-    partial_folder = out / ".partial" / identity.patient_id
+    woman = draw_woman(site.name, order.seed, number)
+    identity = identify(woman, site, order.seed, patient_id=patient_id, accession_number=accession_number)
+    partial_folder = out / ".partial" / patient_id
     shutil.rmtree(partial_folder, ignore_errors=True)
-    (partial_folder / "dicom").mkdir(parents=True)
+    (partial_folder / "files").mkdir(parents=True)
     (partial_folder / "truth").mkdir()
-    truths: dict[str, list[ViewTruth]] = {"L": [], "R": []}
-    images = 0
-    for image in exam_images(woman, SITES[site], seed, make_grid(size)):
-        _write_image(partial_folder, identity, image)
-        truths[image.side].append(image.truth)
-        images += 1
-    _move_into_place(partial_folder, out, identity.patient_id)
-    breasts = [_breast_row(woman, identity, k, truths["LR"[k]]) for k in (0, 1)]
-    write_json(record, {"images": images, "breasts": breasts})
-    return {"images": images, "breasts": breasts}
+    made = _Made(rows={table: list(rows) for table, rows in layout.exam_rows(identity).items()})
+    for image in exam_images(woman, site, order.seed, make_grid(order.size, order.slice_mm)):
+        _shelve(partial_folder, identity, layout, image, made, volumes=order.volumes)
+    _move_into_place(partial_folder, out, layout.folder(identity))
+    breasts = [_breast_row(identity, side, made.truths) for side in ("L", "R")]
+    content = {"images": made.images, "breasts": breasts, "rows": made.rows}
+    write_json(record, content)
+    return content
 
 
-def _write_image(folder: Path, identity: ExamIdentity, image: GeneratedImage) -> None:
-    dataset = to_dataset(identity, image)
-    dataset.save_as(folder / "dicom" / f"{image.modality}_{image.side}_{image.view}.dcm", enforce_file_format=True)
-    _write_arrays(
-        folder / "truth" / f"{sop_uid(identity, image)}.npz", {"gland_mm": image.gland_mm, "breast": image.breast}
-    )
+@dataclass(slots=True)
+class _Made:
+    """What is known of an exam while its images are made: rows by table, truths by side and kind, files."""
+
+    rows: dict[str, list[Row]]
+    truths: dict[tuple[str, str], list[ViewTruth]] = field(default_factory=dict)
+    images: int = 0
+
+
+def _shelve(
+    folder: Path, identity: ExamIdentity, layout: Layout, image: GeneratedImage, made: _Made, *, volumes: bool
+) -> None:
+    """Write one image as its layout has it, and note what the tables say of it."""
+    made.truths.setdefault((image.side, image.kind), []).append(image.truth)
+    for shelf in layout.shelve(identity, image):
+        for table, rows in shelf.rows.items():
+            made.rows.setdefault(table, []).extend(rows)
+        if image.modality == "DBT" and not (layout.holds_volumes or volumes):
+            continue
+        dataset = to_dataset(identity, shelf.image)
+        if layout.finish is not None:
+            layout.finish(dataset)
+        path = folder / "files" / shelf.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(path, enforce_file_format=True)
+        truth = folder / "truth" / f"{sop_uid(identity, shelf.image)}.npz"
+        _write_arrays(truth, {"gland_mm": image.gland_mm, "breast": image.breast})
+        made.images += 1
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -192,68 +246,63 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             archive.writestr(entry, buffer.getvalue(), compresslevel=1)
 
 
-def _move_into_place(partial_folder: Path, out: Path, patient_id: str) -> None:
+def _move_into_place(partial_folder: Path, out: Path, folder: str) -> None:
     """Move a whole exam to its final names; what a killed run left there is replaced."""
     (out / "truth").mkdir(exist_ok=True)
     for file in sorted((partial_folder / "truth").iterdir()):
         os.replace(file, out / "truth" / file.name)
-    final = out / "dicom" / patient_id
-    final.parent.mkdir(exist_ok=True)
+    final = out / folder
+    final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         shutil.rmtree(final)
-    (partial_folder / "dicom").rename(final)
+    (partial_folder / "files").rename(final)
     shutil.rmtree(partial_folder)
 
 
-def _breast_row(woman: Woman, identity: ExamIdentity, side: int, truths: list[ViewTruth]) -> dict[str, Any]:
-    """Everything that the two tables say of one breast."""
+def _breast_row(identity: ExamIdentity, side: str, truths: Mapping[tuple[str, str], list[ViewTruth]]) -> Row:
+    """The truth of one breast: of its standard views, where there are any."""
+    woman, number = identity.woman, "LR".index(side)
+    views = truths.get((side, "standard")) or truths[side, "implant"]
     return {
         "patient_id": identity.patient_id,
-        "accession_number": identity.accession_number,
         "study_uid": identity.study_uid,
-        "laterality": "LR"[side],
-        "density": woman.labels[side],
-        "density_source": GENERATED_LABEL,
-        "age": woman.age,
-        "race": woman.race or "",
-        "site": identity.site.name,
-        "institution": identity.site.institution,
-        "machine": identity.machine.serial,
-        "fraction_with_skin": round(float(np.mean([t.with_skin for t in truths])), 5),
-        "fraction_without_skin": round(float(np.mean([t.without_skin for t in truths])), 5),
-        "category": woman.categories[side],
-        "label": woman.labels[side],
+        "laterality": side,
+        "fraction_with_skin": round(float(np.mean([view.with_skin for view in views])), 5),
+        "fraction_without_skin": round(float(np.mean([view.without_skin for view in views])), 5),
+        "category": woman.categories[number],
+        "label": "" if woman.male else woman.labels[number],
     }
 
 
-def _csv(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+def _csv(rows: list[Row], columns: tuple[str, ...]) -> str:
+    """A table; a column without a name counts the rows, as data frames write it."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row | {"": number} for number, row in enumerate(rows))
     return text.getvalue()
 
 
-def _summary(
-    site: Site, rows: list[dict[str, Any]], *, exams: int, images: int, seed: int, size: int
-) -> dict[str, Any]:
+def _summary(order: _Order, breasts: list[Row], *, exams: int, images: int) -> dict[str, Any]:
+    site = SITES[order.site]
+
     def count(column: str) -> dict[str, int]:
-        return {letter: sum(row[column] == letter for row in rows) for letter in CATEGORIES}
+        return {letter: sum(row[column] == letter for row in breasts) for letter in CATEGORIES}
 
     return {
         "schema_version": SCHEMA_VERSION,
         "name": site.name,
         "institution": site.institution,
         "generated": True,
-        "seed": seed,
+        "dataset": site.layout,
+        **{name: value for name, value in asdict(order).items() if name != "site"},
         "exams": exams,
-        "size": size,
         "modalities": list(site.modalities),
         "class_mix_note": site.class_mix_note,
         "counts": {
             "patients": exams,
             "images": images,
             "breasts_by_true_category": count("category"),
-            "breasts_by_label": count("density"),
+            "breasts_by_label": count("label"),
         },
     }

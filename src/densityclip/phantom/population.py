@@ -1,6 +1,6 @@
 """The women: density, age, size and thickness of the breasts, as published distributions say, without any image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,11 @@ _Z_PER_DECADE = -0.27
 _SIDE_SD = 0.14 / SIGMA_LN_FRACTION / np.sqrt(2)
 # Total volume falls with density, gland volume hardly varies: 1149/690/485/364 cm3 for A-D, and compressed thickness
 # 59 +- 16 mm with a rank correlation of about -0.6 to density.
-_LN_VOLUME_CM3, _LN_VOLUME_PER_Z, _LN_VOLUME_SD = 6.40, -0.34, 0.33
-_THICKNESS_MM, _THICKNESS_PER_Z, _THICKNESS_SD = 56.0, -9.0, 10.0
+_LN_VOLUME_CM3, _LN_VOLUME_PER_Z, _LN_VOLUME_SD = 6.42, -0.34, 0.33
+_THICKNESS_MM, _THICKNESS_PER_Z, _THICKNESS_SD = 57.0, -9.0, 12.5
+# A man's breast holds fat and a little gland behind the nipple; chosen to be small and dark, not measured.
+_MANS_Z = -2.2
+_MANS_VOLUME_CM3, _MANS_THICKNESS_MM = (130.0, 220.0), (27.0, 38.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,9 @@ class Woman:
         labels: What the reader wrote for the left and the right breast.
         volume_cm3: Volume of a breast.
         thickness_mm: Compressed thickness, mean of the views.
+        implants: Whether both breasts have implants.
+        male: Whether this is a man: small breasts with almost no gland.
+        spot: Side and view of a spot magnification view that was made besides, or None.
     """
 
     number: int
@@ -43,6 +49,9 @@ class Woman:
     labels: tuple[str, str]
     volume_cm3: float
     thickness_mm: float
+    implants: bool = False
+    male: bool = False
+    spot: tuple[str, str] | None = None
 
     @property
     def fractions(self) -> tuple[float, float]:
@@ -93,19 +102,45 @@ def draw_woman(site_name: str, seed: int, number: int) -> Woman:
     if site.races:
         names, shares = zip(*site.races, strict=True)
         race = str(rng.choice(names, p=shares))
-    machine = int(rng.integers(len(site.machines)))
+    machine = int(rng.choice(len(site.machines), p=[machine.share for machine in site.machines]))
     volume = float(np.exp(_LN_VOLUME_CM3 + _LN_VOLUME_PER_Z * z + rng.normal(0.0, _LN_VOLUME_SD)))
     thickness = float(_THICKNESS_MM + _THICKNESS_PER_Z * z + rng.normal(0.0, _THICKNESS_SD))
     reading = keyed(seed, site.name, "reading", number)
     leaning = READERS.leaning(seed, site.name, int(reading.integers(READERS_PER_SITE)))
     left, right = float(sides[0]), float(sides[1])
-    return Woman(
+    woman = Woman(
         number=number,
         age=age,
         race=race,
         machine=machine,
         z=(left, right),
         labels=READERS.read_breasts(left, right, leaning=leaning, rng=reading),
-        volume_cm3=float(np.clip(volume, 150.0, 1800.0)),
-        thickness_mm=float(np.clip(thickness, 27.0, 92.0)),
+        volume_cm3=float(np.clip(volume, 150.0, 2200.0)),
+        thickness_mm=float(np.clip(thickness, 25.0, 95.0)),
+    )
+    return _unusual(woman, site, seed)
+
+
+def _unusual(woman: Woman, site: Site, seed: int) -> Woman:
+    """The same woman with an implant or a spot view, or a man instead; each drawn apart, so that all else stays."""
+
+    def happens(what: str, share: float) -> bool:
+        return bool(keyed(seed, site.name, what, woman.number).random() < share)
+
+    if happens("man", site.men):
+        rng = keyed(seed, site.name, "a man", woman.number)
+        return replace(
+            woman,
+            male=True,
+            z=(_MANS_Z, _MANS_Z),
+            labels=("A", "A"),
+            volume_cm3=float(rng.uniform(*_MANS_VOLUME_CM3)),
+            thickness_mm=float(rng.uniform(*_MANS_THICKNESS_MM)),
+        )
+    rng = keyed(seed, site.name, "spot view", woman.number)
+    spot = (str(rng.choice(["L", "R"])), str(rng.choice(["CC", "MLO"])))
+    return replace(
+        woman,
+        implants=happens("implants", site.implants),
+        spot=spot if happens("spot", site.spots) else None,
     )

@@ -1,0 +1,239 @@
+"""Each generated site goes through the reader of the dataset whose layout it has; what comes out is what went in."""
+
+import csv
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pydicom
+import pytest
+
+from densityclip import steps
+from densityclip.artifacts import read_json, read_table
+from densityclip.imaging.recipe import Recipe
+from densityclip.phantom.exam import exam_images
+from densityclip.phantom.generate import GeneratedSite, generate
+from densityclip.phantom.grid import make_grid
+from densityclip.phantom.identity import identify
+from densityclip.phantom.layouts import LAYOUTS
+from densityclip.phantom.layouts.embed import FINDINGS, IMAGES
+from densityclip.phantom.layouts.rsna import OTHER_VIEWS
+from densityclip.phantom.population import draw_woman
+from densityclip.phantom.sites import SITES
+
+SIZE = 160
+# With rare things made frequent, and seeds whose few exams have each of them: exams, seed.
+CHOSEN = {
+    "internal": (5, 1, {"implants": 0.2, "spots": 0.2}),
+    "rsna-like": (8, 6, {"implants": 0.2}),
+    "embed-like": (7, 18, {"implants": 0.2, "spots": 0.2, "men": 0.2}),
+}
+SITES_AS_THEY_ARE = dict(SITES)
+VIEWS = 4
+
+
+@pytest.fixture(scope="module")
+def quickly():
+    """Exams whose pixels are those of one woman, drawn once: what is tested here is where they go."""
+    drawn = list(exam_images(draw_woman("internal", 1, 2), SITES["internal"], 1, make_grid(SIZE, 8.0)))
+
+    def images(woman, site, seed, grid):
+        for image in drawn:
+            if image.modality in site.modalities:
+                yield replace(image, kind="implant" if woman.implants else "standard")
+            if image.modality == "DM" and woman.spot == (image.side, image.view):
+                yield replace(image, kind="spot")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("densityclip.phantom.generate.exam_images", images)
+        yield
+
+
+@pytest.fixture(scope="module")
+def frequent(quickly):
+    """The sites with their rare images made frequent."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (_, _, shares) in CHOSEN.items():
+            patch.setitem(SITES, name, replace(SITES[name], **shares))
+        yield
+
+
+@pytest.fixture(scope="module", params=list(CHOSEN))
+def made(request, frequent, tmp_path_factory) -> tuple[GeneratedSite, list, Path]:
+    """A site, its women, and the folder of its index."""
+    exams, seed, _ = CHOSEN[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    site = generate(folder / "exams", site=request.param, exams=exams, seed=seed, size=SIZE, slice_mm=8.0)
+    women = [draw_woman(request.param, seed, number) for number in range(exams)]
+    table = None if site.source == site.folder else site.table
+    steps.index(site.source, folder / "index", dataset=site.dataset, table=table)
+    return site, women, folder / "index"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def excluded_as_planned(name: str, women: list) -> Counter:
+    """What must be left out, from the women alone."""
+    planned: Counter = Counter()
+    modalities = len(SITES[name].modalities)
+    for woman in women:
+        images = VIEWS * modalities + (woman.spot is not None)
+        if woman.male:
+            planned["male"] += images
+        elif woman.implants:
+            planned["magnification"] += woman.spot is not None and name != "rsna-like"
+            planned["implant"] += images - (woman.spot is not None)
+        else:
+            planned["magnification"] += woman.spot is not None
+            planned["missing_file"] += VIEWS * (name == "embed-like")
+    return +planned
+
+
+def test_every_row_of_the_tables_is_indexed_or_left_out_for_the_planned_reason(made):
+    site, women, folder = made
+    name = read_json(site.folder / "site.json", "densityclip phantom")["name"]
+    index = read_table(folder / "index.parquet", "index")
+    excluded = read_table(folder / "excluded.parquet", "excluded")
+    files = sorted(site.source.rglob("*.dcm"))
+    assert len(files) == site.images
+    found = Counter(excluded["reason"])
+    planned = excluded_as_planned(name, women)
+    if name == "internal":
+        assert len(index) + len(excluded) == site.images
+    if name == "rsna-like":
+        table = rows(site.table)
+        other = sum(row["view"] in OTHER_VIEWS for row in table)
+        assert other
+        planned["nonstandard_view"] = other
+        assert len(index) + len(excluded) == len(table) == site.images
+    if name == "embed-like":
+        table = rows(site.folder / IMAGES)
+        saves = sum(row["FinalImageType"] == "ROI_SSC" for row in table)
+        planned["not_mammography"] += saves
+        assert len(index) + len(excluded) == len(table)
+        assert site.images == len(table) - saves - sum(row["FinalImageType"] == "3D" for row in table)
+    assert found == +planned
+    assert planned["implant"]
+
+
+def test_labels_of_the_index_are_the_simulated_readers_and_say_so(made):
+    site, _, folder = made
+    index = read_table(folder / "index.parquet", "index")
+    labelled = index.filter(pl.col("density").is_not_null())
+    assert set(labelled["density_source"]) == {"simulated reader"}
+    assert all("(invented)" in institution for institution in index["institution"])
+    truth = {(row["patient_id"], row["laterality"]): row for row in rows(site.truth)}
+    by_breast = site.dataset == "dicom"
+    for row in labelled.iter_rows(named=True):
+        said = [truth[row["patient_id"], side]["label"] for side in ("L", "R")]
+        expected = truth[row["patient_id"], row["laterality"]]["label"] if by_breast else max(said)
+        assert row["density"] == expected
+        assert (site.folder / "truth" / f"{row['sop_uid']}.npz").is_file()
+    audit = read_json(folder / "audit.json", "densityclip index")
+    assert "generated" in {limit["rule"] for limit in audit["limits"]}
+    assert read_json(folder / "index.manifest.json", "densityclip index")["config"]["redistribute"] is True
+
+
+def test_a_plan_without_files_says_that_the_exams_are_generated(made, tmp_path):
+    site, _, _ = made
+    if site.dataset == "dicom":
+        return
+    steps.index(site.source, tmp_path, dataset=site.dataset, no_files=True)
+    index = read_table(tmp_path / "index.parquet", "index")
+    assert set(index["density_source"].drop_nulls()) == {"simulated reader"}
+    assert "Emory University" not in set(index["institution"])
+
+
+def test_tables_that_were_changed_are_no_longer_taken_for_generated_ones_but_the_files_are(made, tmp_path):
+    site, _, _ = made
+    if site.dataset != "rsna":
+        return
+    table = tmp_path / "train.csv"
+    table.write_text(site.table.read_text().replace(",1.0,0,", ",2.0,0,", 1))
+    about = json.loads((site.folder / "site.json").read_text())
+    (tmp_path / "site.json").write_text(json.dumps(about))
+    steps.index(site.source, tmp_path / "index", dataset="rsna", table=table)
+    index = read_table(tmp_path / "index/index.parquet", "index")
+    assert "Emory University" in set(index["institution"])
+    assert set(index["density_source"].drop_nulls()) == {"simulated reader"}
+
+
+def test_every_indexed_image_can_be_prepared(made, tmp_path):
+    _, _, folder = made
+    summary = steps.prepare(folder / "index.parquet", tmp_path, Recipe(height=64, width=64))
+    assert summary.refused == 0
+    cached = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert len(cached) >= len(read_table(folder / "index.parquet", "index"))
+    assert (np.median(cached[:, :, -8:], axis=(1, 2)) < 48).all()
+
+
+def test_headers_of_the_rsna_layout_are_stripped_and_still_say_that_nobody_was_imaged(made):
+    site, _, _ = made
+    if site.dataset != "rsna":
+        return
+    for file in site.source.rglob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        for keyword in (
+            "Modality",
+            "ViewPosition",
+            "ImageLaterality",
+            "ViewCodeSequence",
+            "PatientAge",
+            "Manufacturer",
+        ):
+            assert keyword not in dataset
+        assert "simulated" in dataset.ImageComments
+        assert dataset.PatientID == file.parent.name
+        assert dataset.pixel_array.max() < 4096
+
+
+def test_volumes_are_written_where_they_are_asked_for(quickly, tmp_path):
+    arguments = {"site": "embed-like", "exams": 1, "seed": 4, "size": SIZE, "slice_mm": 8.0}
+    without = generate(tmp_path / "without", **arguments)
+    whole = generate(tmp_path / "whole", **arguments, volumes=True)
+    assert whole.images == without.images + VIEWS
+    assert (tmp_path / "whole" / IMAGES).read_bytes() == (tmp_path / "without" / IMAGES).read_bytes()
+
+
+def exam_rows(name: str, number: int, seed: int = 9) -> dict:
+    site = SITES_AS_THEY_ARE[name]
+    layout = LAYOUTS[site.layout]
+    patient, accession = layout.name_exam(site, seed, number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SITES, name, site)
+        woman = draw_woman(name, seed, number)
+    identity = identify(woman, site, seed, patient_id=patient, accession_number=accession)
+    return {"identity": identity} | dict(layout.exam_rows(identity))
+
+
+def test_the_findings_table_has_the_quirks_of_the_real_one():
+    exams = [exam_rows("embed-like", number) for number in range(1500)]
+    findings = [exam[FINDINGS] for exam in exams]
+    densities = Counter(found[0]["tissueden"] for found in findings)
+    assert set(densities) == {"", "1.0", "2.0", "3.0", "4.0", "5.0"}
+    assert 0.015 < densities[""] / 1500 < 0.05
+    assert 0.003 < densities["5.0"] / 1500 < 0.02
+    assert 0.1 < np.mean([len(found) > 1 for found in findings]) < 0.2
+    assert all(len({row["tissueden"] for row in found}) == 1 for found in findings)
+    for exam in exams:
+        assert (exam[FINDINGS][0]["tissueden"] == "5.0") == exam["identity"].woman.male
+        # A float must hold every id exactly.
+        assert int(float(exam["identity"].accession_number)) == int(exam["identity"].accession_number)
+
+
+def test_one_place_of_the_screening_site_gives_no_densities_as_often_as_in_the_real_table():
+    places = [exam_rows("rsna-like", number)["identity"].machine.place for number in range(2000)]
+    assert np.mean([place == 2 for place in places]) == pytest.approx(25_236 / 54_706, abs=0.03)
+
+
+def test_ids_are_unique_over_seeds():
+    for name in SITES:
+        layout, site = LAYOUTS[SITES[name].layout], SITES[name]
+        ids = [layout.name_exam(site, seed, number) for seed in (0, 1, 99) for number in (0, 1, 99_999)]
+        assert len({patient for patient, _ in ids}) == len(ids)
