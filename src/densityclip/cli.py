@@ -61,21 +61,39 @@ def _version(
 def phantom(
     out: Out,
     exams: Annotated[int, typer.Option(min=1, help="Exams, one a patient.")] = 10,
-    site: Annotated[str, typer.Option(help="internal, rsna-like or embed-like.")] = "internal",
+    site: Annotated[str, typer.Option(help="internal, rsna-like, embed-like, film-like or varied.")] = "internal",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     size: Annotated[int, typer.Option(min=64, help="Rows of a DM image.")] = 288,
+    slice_mm: Annotated[float, typer.Option("--slice-mm", help="Distance of tomosynthesis slices.")] = 1.0,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="Write the volumes that embed-like names and leaves out.")
+    ] = False,
     workers: Workers = 1,
 ) -> None:
-    """Generate exams with known truth as DICOM.
+    """Generate exams with known truth as DICOM, in the folders and tables of the site's layout.
 
     Example: densityclip phantom --out exams --exams 20 --site internal
+
+    Example: densityclip phantom --out exams --exams 60 --site embed-like --volumes --slice-mm 4
     """
     from densityclip import terminal
     from densityclip.phantom.generate import generate
 
     with terminal.progress("phantom") as report:
-        generate(out, site=site, exams=exams, seed=seed, size=size, workers=workers, progress=report)
-    terminal.say(f"{exams} generated exams of site {site} are in {out / 'dicom'}; labels in {out / 'labels.csv'}.")
+        made = generate(
+            out,
+            site=site,
+            exams=exams,
+            seed=seed,
+            size=size,
+            slice_mm=slice_mm,
+            volumes=volumes,
+            workers=workers,
+            progress=report,
+        )
+    table = "" if made.source == made.folder else f" --table {made.table}"
+    terminal.say(f"{exams} generated exams of site {site} are in {made.source}, {made.images} images.")
+    terminal.say(f"Next: densityclip index {made.source} --dataset {made.dataset}{table} --out INDEX")
 
 
 @app.command()

@@ -80,14 +80,14 @@ class StudyRun:
     def _cohort(self, name: str) -> Path:
         """Exams and index of one cohort; returns the path of its index."""
         cohort = self.study.cohorts[name]
-        source, table, folder = cohort.source, cohort.table, self.out / "cohorts" / name
+        dataset, source, table, folder = cohort.dataset, cohort.source, cohort.table, self.out / "cohorts" / name
         request: Any = cohort.model_dump(mode="json")
         if cohort.generate is not None:
             exams = folder / "exams"
             request = self._step(
                 f"phantom {name}", request, [exams / "site.json"], self._generator(cohort.generate, exams)
             )
-            source, table = exams / "dicom", exams / "labels.csv"
+            dataset, source, table = _where_to_index(cohort.generate, exams)
         assert source is not None
         if cohort.generate is None:
             request = [request, _listing(source), [_listing(path) for path in _tables(cohort)]]
@@ -97,7 +97,7 @@ class StudyRun:
             steps.index(
                 source,
                 folder,
-                dataset=cohort.dataset,
+                dataset=dataset,
                 table=table,
                 columns=cohort.columns,
                 label_map=cohort.label_map,
@@ -120,6 +120,8 @@ class StudyRun:
                 exams=generate.exams,
                 seed=generate.seed,
                 size=generate.size,
+                slice_mm=generate.slice_mm,
+                volumes=generate.volumes,
                 workers=self.workers,
                 progress=report,
             )
@@ -372,6 +374,12 @@ def _tables(cohort: Cohort) -> list[Path]:
     if "label_map" in DATASETS[cohort.dataset].options or not cohort.table.is_file():
         return [cohort.table]
     return sorted(path for path in cohort.table.parent.iterdir() if path.suffix in (".csv", ".parquet"))
+
+
+def _where_to_index(generate: Generate, exams: Path) -> tuple[str, Path, Path | None]:
+    from densityclip.phantom.generate import where_to_index
+
+    return where_to_index(generate.site, exams)
 
 
 def _ignore(_: Any) -> None:

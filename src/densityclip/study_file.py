@@ -28,12 +28,16 @@ class Generate(_Strict):
         exams: Number of exams, one a patient.
         seed: Of everything about them.
         size: Rows of a DM image.
+        slice_mm: Distance of tomosynthesis slices.
+        volumes: Write tomosynthesis volumes also where the site's layout names them and leaves them out.
     """
 
     site: str
     exams: int = Field(ge=1)
     seed: int = Field(ge=0)
     size: int = Field(default=288, ge=64)
+    slice_mm: float = Field(default=1.0, ge=0.5, le=10)
+    volumes: bool = False
 
 
 class Cohort(_Strict):
@@ -41,7 +45,7 @@ class Cohort(_Strict):
 
     Attributes:
         role: `internal` exams are split; `external` ones are only scored.
-        generate: Generate the exams, or
+        generate: Generate the exams, in the layout of their site, or
         source: take them from this folder (relative paths start at the study file),
         dataset: which is laid out so (a name of `densityclip.datasets.registry`),
         table: with labels in this file,
@@ -74,6 +78,8 @@ class Cohort(_Strict):
     def _possible(self) -> "Cohort":
         if (self.generate is None) == (self.source is None):
             raise ValueError("give either `generate` or `source`")
+        if self.generate is not None and (self.dataset != "dicom" or self.table or self.columns or self.label_map):
+            raise ValueError("generated exams bring their own layout: no dataset, table, columns or label_map")
         if self.dataset not in DATASETS:
             raise ValueError(f"dataset {self.dataset!r} is not one of {', '.join(DATASETS)}")
         dataset = DATASETS[self.dataset]

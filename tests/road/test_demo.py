@@ -32,11 +32,30 @@ def test_every_generated_image_is_predicted_by_both_arms_or_refused_by_both(road
     for cohort in ("internal", "rsna-like", "embed-like"):
         index = read_table(road / "cohorts" / cohort / "index.parquet", "index")
         excluded = read_table(road / "cohorts" / cohort / "excluded.parquet", "excluded")
-        files = list((road / "cohorts" / cohort / "exams" / "dicom").rglob("*.dcm"))
-        assert len(files) == len(index) + len(excluded)
+        assert len(index) + len(excluded) == images_of(road / "cohorts" / cohort / "exams", cohort)
         for arm in ("single", "multi"):
             mine = predictions.filter((pl.col("arm") == arm) & pl.col("image_id").is_in(index["image_id"].implode()))
             assert sorted(mine["image_id"]) == sorted(index["image_id"])
+
+
+def images_of(exams: Path, cohort: str) -> int:
+    """Images that a generated site names: in its table, or as files where the table is of labels."""
+    tables = {"rsna-like": "train.csv", "embed-like": "tables/EMBED_OpenData_metadata.csv"}
+    if cohort not in tables:
+        return len(list((exams / "dicom").rglob("*.dcm")))
+    return len(pl.read_csv(exams / tables[cohort], infer_schema=False))
+
+
+def test_each_site_came_in_through_the_reader_of_its_layout_and_is_known_as_generated(road: Path):
+    readers = {"internal": "dicom", "rsna-like": "rsna", "embed-like": "embed"}
+    for cohort, dataset in readers.items():
+        folder = road / "cohorts" / cohort
+        manifest = read_json(folder / "index.manifest.json", "densityclip index")
+        assert manifest["config"]["dataset"] == dataset
+        index = read_table(folder / "index.parquet", "index")
+        assert set(index["density_source"].drop_nulls()) == {"simulated reader"}
+        assert all("(invented)" in name for name in index["institution"])
+    assert read_json(road / "arms" / "multi" / "bundle" / "provenance.json", "")["data"]["generated"] is True
 
 
 def test_both_arms_saw_the_same_patients_for_the_same_number_of_steps(road: Path):
@@ -58,7 +77,8 @@ def test_no_patient_of_a_scored_part_is_in_another(road: Path):
     scored = {cell["cohort"]: cell["n_patients"] for cell in cells if cell["modality"] != "all"}
     for cohort, part in (("internal", "test"), ("rsna-like", "external"), ("embed-like", "external")):
         mine = splits.filter((pl.col("cohort") == cohort) & (pl.col("part") == part))
-        assert scored[cohort] == len(mine)
+        index = read_table(road / "cohorts" / cohort / "index.parquet", "index").drop_nulls("density")
+        assert scored[cohort] == len(set(mine["patient_id"]) & set(index["patient_id"]))
     assert set(predictions.filter(pl.col("cohort") != "internal")["part"]) == {"external"}
 
 
