@@ -1,6 +1,6 @@
 """How fast `index` reads headers against pydicom's bare loop, and what memory a million rows take.
 
-    python benchmarks/index.py [--quick] [--files 3000] [--rows 1000000]
+    python benchmarks/index.py [--quick] [--files 3000] [--rows 1000000] [--only speed|workers|memory]
 
 The bare loop is `pydicom.dcmread(path, stop_before_pixels=True)` for each file, which reads a header and keeps nothing
 of it; beside it the same with `specific_tags` of the attributes that an index needs. Each is run on the same generated
@@ -25,6 +25,8 @@ import pydicom
 
 from densityclip.datasets.contract import Candidates, collect, write_index
 from densityclip.datasets.headers import HeaderRules
+from densityclip.datasets.looking import WORKER_IMPORTS
+from densityclip.worker_pool import start_early
 from index_archive import write_archive
 
 NEEDED = [
@@ -43,6 +45,7 @@ def main() -> None:
         "--rows", type=int, default=1_000_000, help="rows of the table whose memory is measured; 0: none"
     )
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=("speed", "workers", "memory"), help="one part alone")
     parser.add_argument("--quick", action="store_true", help="1,200 files, 100,000 rows, 3 repeats")
     given = parser.parse_args()
     if given.quick:
@@ -50,13 +53,18 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPUs, Python {platform.python_version()}, ", end="")
     print(f"pydicom {pydicom.__version__}, polars {pl.__version__}; medians of {given.repeats}, in turns\n")
     with tempfile.TemporaryDirectory() as folder:
-        speed(Path(folder), given.files, 6_000 if given.quick else 12_000, given.repeats)
-        if given.rows:
+        if given.only != "memory":
+            paths = write_archive(Path(folder) / "archive", given.files)
+        if given.only in (None, "speed"):
+            speed(paths, given.repeats)
+        if given.only in (None, "workers"):
+            many = 6_000 if given.quick else 12_000
+            two_workers(paths, max(1, many // len(paths)), max(3, given.repeats // 2))
+        if given.rows and given.only in (None, "memory"):
             memory(Path(folder), given.rows)
 
 
-def speed(folder: Path, files: int, many: int, repeats: int) -> None:
-    paths = write_archive(folder / "archive", files)
+def speed(paths: list[Path], repeats: int) -> None:
     kinds = {kind: [path for path in paths if path.name.startswith(kind)] for kind in ("DM", "s2D", "DBT")}
     print("| files | bare loop | with specific_tags | index, 1 worker | index / bare loop | index / specific_tags |")
     print("|---|---|---|---|---|---|")
@@ -67,14 +75,15 @@ def speed(folder: Path, files: int, many: int, repeats: int) -> None:
         )
         per_second = [f"{len(chosen) / seconds:,.0f} files/s" for seconds in (bare, tags, ours)]
         print(f"| {len(chosen)} {name} | {' | '.join(per_second)} | {ours / bare:.2f} | {ours / tags:.2f} |")
-    two_workers(paths, max(1, many // len(paths)), max(3, repeats // 2))
 
 
 def two_workers(paths: list[Path], times: int, repeats: int) -> None:
     """What a second process brings, ours and the bare loop's: the machine sets the limit for both.
 
-    The same files over again, long enough that starting two processes (about a second) does not decide.
+    The same files over again. The server that workers are forked from is started before, as the command starts it
+    before its own imports; that each worker imports this script is in the figure.
     """
+    start_early(WORKER_IMPORTS)
     paths = paths * times
     rows = pl.DataFrame({"path": [str(path) for path in paths]})
     named = Candidates(rows=rows.with_row_index("image_id").cast({"image_id": pl.String}), rules=RULES)

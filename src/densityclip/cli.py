@@ -120,6 +120,11 @@ def index(
 
     Example: densityclip index RSNA --dataset rsna --out rsna-index --workers 8
     """
+    from densityclip.worker_pool import start_early
+
+    if workers > 1:
+        # Before the imports of this process, so that the workers' are made beside them.
+        start_early(("densityclip.cli", "densityclip.datasets.looking"))
     from densityclip import steps, terminal
 
     with terminal.progress("index") as report:

@@ -21,6 +21,7 @@ from densityclip.datasets import headers
 from densityclip.datasets.contract import Candidates, collect, write_index
 from densityclip.datasets.exclusion import leave_out
 from densityclip.datasets.headers import HeaderRules
+from densityclip.datasets.looking import look_at_files
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
 
@@ -263,7 +264,7 @@ def test_a_file_that_kills_its_reader_costs_itself_alone(tmp_path, monkeypatch) 
     candidates = Candidates(rows=many_files(tmp_path, 12), rules=FOLDER)
     whole = collect(candidates)
     monkeypatch.setattr(headers, "_FILES_A_TASK", 4)
-    monkeypatch.setattr(headers, "_judge_slice", killed_by_file_five)
+    monkeypatch.setattr(headers, "look_at_files", killed_by_file_five)
     kept, left_out, _ = write_index(candidates, tmp_path / "out", config={}, workers=2)
     assert kept + left_out == 12
     excluded = read_table(tmp_path / "out" / "excluded.parquet", "excluded")
@@ -273,13 +274,10 @@ def test_a_file_that_kills_its_reader_costs_itself_alone(tmp_path, monkeypatch) 
     assert excluded.filter(pl.col("reason") != Reason.CRASHED.value).equals(others)
 
 
-_judge_slice = headers._judge_slice
-
-
-def killed_by_file_five(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
-    if "reason" not in rows.columns and rows["path"].str.ends_with("005").any():
+def killed_by_file_five(rows: list[dict[str, Any]], rules: HeaderRules) -> list[dict[str, Any]]:
+    if any(row["path"].endswith("005") for row in rows):
         os.kill(os.getpid(), signal.SIGKILL)
-    return _judge_slice(start, rows, rules)
+    return look_at_files(rows, rules)
 
 
 KILLS_ITSELF = """

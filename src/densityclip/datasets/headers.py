@@ -1,23 +1,18 @@
 """What the files say: headers read in worker processes, merged with what the table says, and judged row by row."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from densityclip.artifacts import EXCLUDED
 from densityclip.datasets.exclusion import leave_out
-from densityclip.dicom.density_report import REPORT_CLASSES, read_composition
-from densityclip.dicom.eligibility import check_modality, check_object, check_screening_view
-from densityclip.dicom.header import HeaderFacts, read_header
-from densityclip.dicom.modality import is_slab, modality_of
-from densityclip.dicom.picture import is_picture
-from densityclip.reasons import Reason, Refused
+from densityclip.datasets.looking import STATED, WORKER_IMPORTS, Known, judged, look_at_files
+from densityclip.datasets.looking import HeaderRules as HeaderRules
+from densityclip.reasons import Reason
 from densityclip.records import Modality
 from densityclip.worker_pool import worker_pool
 
@@ -38,29 +33,10 @@ SEEN: dict[str, pl.DataType] = EXCLUDED | {
     "_report_date": pl.String(),
     "_report_by": pl.String(),
 }
-_STATED = ("laterality", "view", "modality", "implant")
-# One task of a worker: 0.2 to 0.3 s of reading, beside which its polars steps and its journey (5 ms) are little.
+# One task of a worker: 0.2 to 0.3 s of reading, beside which its journey and merging (5 ms) are little.
 _FILES_A_TASK = 256
 _ROWS_WITHOUT_FILES = 50_000
 _TASKS_AHEAD = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderRules:
-    """How the headers of files are used beside what a table says; where both speak, the table goes first.
-
-    Attributes:
-        read_files: Whether files are looked at at all.
-        pictures: Whether a file that is no DICOM (JPEG, PNG, ...) is taken as an image.
-        require_view: Whether an image without a stated view, side or modality is left out; else these stay null or
-            `unknown`. An image that belongs to no exam (no Study Instance UID, no date) is left out likewise.
-        for_processing: Whether raw images (For Processing) are taken, and no others; else they are left out.
-    """
-
-    read_files: bool = True
-    pictures: bool = True
-    require_view: bool = False
-    for_processing: bool = False
 
 
 def look_at(
@@ -86,70 +62,86 @@ def look_at(
     """
     size = _FILES_A_TASK if rules.read_files else _ROWS_WITHOUT_FILES
     starts = range(first, rows.height, size)
-    slices = ((start, rows.slice(start, size), rules) for start in starts)
-    alone = workers <= 1 or not rules.read_files or len(starts) <= 1
+    slices = (_completed(rows.slice(start, size), start) for start in starts)
     done = first
-    for seen in (_judge_slice(*task) for task in slices) if alone else _spread(slices, min(workers, len(starts))):
-        yield seen
-        done += seen.height
+    for part, found in _looked_at(slices, rules, min(workers, len(starts))):
+        yield _merged(part, found, rules)
+        done += part.height
         if progress is not None:
             progress(done, rows.height)
 
 
-_Task = tuple[int, pl.DataFrame, HeaderRules]
+_Rows = list[dict[str, Any]]
 
 
-def _spread(slices: Iterator[_Task], workers: int) -> Iterator[pl.DataFrame]:
+def _looked_at(
+    slices: Iterator[pl.DataFrame], rules: HeaderRules, workers: int
+) -> Iterator[tuple[pl.DataFrame, list[Known] | None]]:
+    """Slices, and what their files add to each row; None where no file is looked at."""
+    if not rules.read_files:
+        return ((part, None) for part in slices)
+    if workers <= 1:
+        return ((part, look_at_files(_asked(part), rules)) for part in slices)
+    return _spread(slices, rules, workers)
+
+
+def _asked(part: pl.DataFrame) -> _Rows:
+    return part.select("path", "reason", *STATED).to_dicts()
+
+
+def _spread(
+    slices: Iterator[pl.DataFrame], rules: HeaderRules, workers: int
+) -> Iterator[tuple[pl.DataFrame, list[Known]]]:
     # A million futures at once would hold a million rows twice; a few tasks ahead keep the workers busy.
-    waiting: deque[tuple[_Task, Future[pl.DataFrame]]] = deque()
-    pool = worker_pool(workers)
+    waiting: deque[tuple[pl.DataFrame, _Rows, Future[list[Known]]]] = deque()
+    pool = worker_pool(workers, imports=WORKER_IMPORTS)
     try:
-        for task in slices:
+        for part in slices:
+            rows = _asked(part)
             try:
-                future = pool.submit(_judge_slice, *task)
+                future = pool.submit(look_at_files, rows, rules)
             except BrokenProcessPool:
                 pool.shutdown(wait=False)
-                pool = worker_pool(workers)
-                future = pool.submit(_judge_slice, *task)
-            waiting.append((task, future))
+                pool = worker_pool(workers, imports=WORKER_IMPORTS)
+                future = pool.submit(look_at_files, rows, rules)
+            waiting.append((part, rows, future))
             if len(waiting) >= workers * _TASKS_AHEAD:
-                yield _outcome(*waiting.popleft())
+                yield _outcome(*waiting.popleft(), rules)
         while waiting:
-            yield _outcome(*waiting.popleft())
+            yield _outcome(*waiting.popleft(), rules)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _outcome(task: _Task, future: Future[pl.DataFrame]) -> pl.DataFrame:
+def _outcome(
+    part: pl.DataFrame, rows: _Rows, future: Future[list[Known]], rules: HeaderRules
+) -> tuple[pl.DataFrame, list[Known]]:
     try:
-        return future.result()
+        return part, future.result()
     except BrokenProcessPool:
         # A worker that dies takes with it what all of them were at.
-        return _carefully(*task)
+        return part, _carefully(rows, rules)
 
 
-def _carefully(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
-    """A slice by itself in a process of its own, and if that dies, each half of it: one file must not end a job."""
+def _carefully(rows: _Rows, rules: HeaderRules) -> list[Known]:
+    """Rows by themselves in a process of their own, and if that dies, each half: one file must not end a job."""
     try:
-        with worker_pool(1) as alone:
-            return alone.submit(_judge_slice, start, rows, rules).result()
+        with worker_pool(1, imports=WORKER_IMPORTS) as alone:
+            return alone.submit(look_at_files, rows, rules).result()
     except BrokenProcessPool:
-        if rows.height == 1:
+        if len(rows) == 1:
             fact = "the process that read its header was killed, perhaps for want of memory"
-            return _judge_slice(start, leave_out(rows, pl.lit(value=True), Reason.CRASHED, fact), rules)
-        half = rows.height // 2
-        first, second = rows.slice(0, half), rows.slice(half)
-        return pl.concat([_carefully(start, first, rules), _carefully(start + half, second, rules)])
+            return [{"reason": Reason.CRASHED.value, "detail": fact}]
+        half = len(rows) // 2
+        return _carefully(rows[:half], rules) + _carefully(rows[half:], rules)
 
 
-def _judge_slice(start: int, rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
-    rows = _completed(rows, start)
-    if rules.read_files:
-        found = [_look(row, rules) for row in rows.select("path", "reason", *_STATED).iter_rows(named=True)]
+def _merged(rows: pl.DataFrame, found: list[Known] | None, rules: HeaderRules) -> pl.DataFrame:
+    if found is None:
+        said = _judge_without_files(rows, rules)
+    else:
         columns = {name: [item.get(name) for item in found] for name in SEEN if name not in ("_row", "path")}
         said = pl.DataFrame(columns, schema={name: SEEN[name] for name in columns})
-    else:
-        said = _judge_without_files(rows, rules)
     merged = rows.with_columns(pl.coalesce(pl.col(name), said[name]).alias(name) for name in said.columns)
     return _identified(merged, rules)
 
@@ -168,102 +160,13 @@ def _completed(rows: pl.DataFrame, start: int) -> pl.DataFrame:
 
 def _judge_without_files(rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
     # The rules look at a few words only: each combination of them is judged once, whatever the number of rows.
-    kinds = rows.select(_STATED).unique(maintain_order=True)
-    judged = [_judged(None, row, rules) for row in kinds.iter_rows(named=True)]
+    kinds = rows.select(STATED).unique(maintain_order=True)
+    found = [judged(None, row, rules) for row in kinds.iter_rows(named=True)]
     verdicts = kinds.with_columns(
-        pl.Series("reason", [item.get("reason") for item in judged], dtype=pl.String()),
-        pl.Series("detail", [item.get("detail") for item in judged], dtype=pl.String()),
+        pl.Series("reason", [item.get("reason") for item in found], dtype=pl.String()),
+        pl.Series("detail", [item.get("detail") for item in found], dtype=pl.String()),
     )
-    return rows.select(_STATED).join(verdicts, on=_STATED, how="left", nulls_equal=True, maintain_order="left")
-
-
-def _look(row: Mapping[str, Any], rules: HeaderRules) -> dict[str, Any]:
-    """What the file of one row adds to it: values under the names of `SEEN`."""
-    if row["reason"] is not None:
-        return {}
-    path = Path(row["path"])
-    try:
-        facts = read_header(path)
-    except Refused as refused:
-        if refused.reason is Reason.UNREADABLE and rules.pictures and is_picture(path):
-            return {"frames": 1} | _judged(None, row, rules)
-        return {"reason": refused.reason.value, "detail": refused.detail or refused.reason.sentence}
-    if facts.sop_class in REPORT_CLASSES:
-        return known_of(facts) | _report(path)
-    return known_of(facts) | _judged(facts, row, rules)
-
-
-def _judged(facts: HeaderFacts | None, row: Mapping[str, Any], rules: HeaderRules) -> dict[str, Any]:
-    """Reason and detail if an image is left out, and in what the header contradicts the table."""
-    stated = {name: row[name] for name in _STATED if row[name] is not None}
-    modality = stated.pop("modality", None)
-    merged = replace(facts or HeaderFacts(sop_class=""), **stated)
-    if "laterality" in stated:
-        merged = replace(merged, laterality_conflict=None)
-    differs = {} if facts is None else _differing(facts, row)
-    try:
-        if facts is not None:
-            check_object(facts, modality_stated=modality is not None, for_processing=rules.for_processing)
-        check_screening_view(merged, unstated_passes=not rules.require_view)
-        if rules.require_view and modality is None:
-            check_modality(facts)
-    except Refused as refused:
-        return differs | {"reason": refused.reason.value, "detail": refused.detail or refused.reason.sentence}
-    return differs
-
-
-def _differing(facts: HeaderFacts, row: Mapping[str, Any]) -> dict[str, Any]:
-    modality = modality_of(facts)
-    header = {
-        "laterality": facts.laterality,
-        "view": facts.view,
-        "modality": None if modality is Modality.UNKNOWN else modality.value,
-    }
-    names = [name for name, said in header.items() if None not in (said, row[name]) and said != row[name]]
-    return {"_differs": ",".join(names)} if names else {}
-
-
-def _report(path: Path) -> dict[str, Any]:
-    left_out = {"reason": Reason.STRUCTURED_REPORT.value, "detail": Reason.STRUCTURED_REPORT.sentence}
-    try:
-        composition = read_composition(path)
-    except Refused as refused:
-        return left_out | {"detail": refused.detail or refused.reason.sentence}
-    return left_out | {
-        "_report_study": composition.study_uid,
-        "_report_left": composition.left,
-        "_report_right": composition.right,
-        "_report_date": composition.content_date,
-        "_report_by": "algorithm" if composition.by_algorithm else "reader",
-    }
-
-
-def known_of(facts: HeaderFacts) -> dict[str, Any]:
-    """What a header says, under the names of `SEEN`."""
-    modality = modality_of(facts)
-    return {
-        "series_uid": facts.series_uid,
-        "sop_uid": facts.sop_uid,
-        "patient_id": facts.patient_id,
-        "study_date": facts.study_date,
-        "laterality": facts.laterality,
-        "view": facts.view,
-        "modality": None if modality is Modality.UNKNOWN else modality.value,
-        "institution": facts.institution,
-        "vendor": facts.vendor,
-        "machine": facts.machine,
-        "age": facts.age,
-        "implant": facts.implant,
-        "frames": facts.frames,
-        "spacing_mm": facts.spacing_mm,
-        "_study_uid": facts.study_uid,
-        "_accession_number": facts.accession_number,
-        "_implant_displaced": facts.implant_displaced or None,
-        "_slab": is_slab(facts) or None,
-        "_lossy": facts.lossy or None,
-        "_generated": facts.generated or None,
-        "_turned": (facts.laterality is not None and facts.laterality_conflict is not None) or None,
-    }
+    return rows.select(STATED).join(verdicts, on=STATED, how="left", nulls_equal=True, maintain_order="left")
 
 
 def _identified(rows: pl.DataFrame, rules: HeaderRules) -> pl.DataFrame:
