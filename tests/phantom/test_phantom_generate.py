@@ -103,7 +103,7 @@ def test_truth_lies_on_the_grid_of_its_image(sites):
                 assert truth["breast"].dtype == bool
                 # A smaller grid cuts pixels at the skin in two.
                 gland = truth["gland_mm"].astype(float)
-                assert gland[~truth["breast"]].sum() < 0.002 * gland.sum()
+                assert gland[~truth["breast"]].sum() < 0.01 * gland.sum()
 
 
 def test_uids_are_unique_over_sites_and_stated_in_the_tables(sites):
