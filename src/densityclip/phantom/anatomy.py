@@ -192,7 +192,7 @@ def _muscle(view: str, traits: Traits, nipple_mm: float, y: Image, x: Image, rng
         )
     # The lower end reaches the nipple's line in more than four women of five.
     foot = min(traits.pectoral_top_mm / np.tan(np.radians(traits.pectoral_degrees)), 1.15 * nipple_mm)
-    foot = max(foot, rng.uniform(0.8, 1.1) * nipple_mm)
+    foot = max(foot, rng.uniform(0.98, 1.4) * nipple_mm)
     bow = rng.uniform(-0.25, 0.35)  # the edge may be convex or concave
     share = np.clip(1 - y / foot, 0, 1)
     edge = traits.pectoral_top_mm * share * (1 + bow * (1 - share))
@@ -226,7 +226,13 @@ def build_anatomy(view: str, side: str, woman: Woman, traits: Traits, grid: Grid
     half_mm, depth_mm = traits.size_mm(woman, side)
     pitch = grid.pitch_mm
     y = ((np.arange(grid.rows, dtype=np.float32) + 0.5) * pitch)[:, None]
-    reach, nipple = _outline(view, depth_mm, half_mm, traits, y[:, 0], rng)
+    shape = int(rng.integers(2**32))
+    reach, nipple = _outline(view, depth_mm, half_mm, traits, y[:, 0], np.random.default_rng(shape))
+    # The outline's own shape decides how much it holds: it is drawn once more at the size that holds the volume.
+    aim_mm2 = 1000.0 * woman.volume_cm3 * traits.side_volume[number] / (_FILLED * total_mm)
+    scale = float(np.clip(np.sqrt(aim_mm2 / (float(reach.sum()) * pitch)), 0.75, 1.35))
+    half_mm, depth_mm = scale * half_mm, scale * depth_mm
+    reach, nipple = _outline(view, depth_mm, half_mm, traits, y[:, 0], np.random.default_rng(shape))
     at_nipple = float(reach[min(int(nipple / pitch), len(reach) - 1)])
     columns = min(grid.columns, int((max(float(reach.max()), at_nipple + _NIPPLE_RADIUS_MM) + 3.0) / pitch) + 2)
     x = ((np.arange(columns, dtype=np.float32) + 0.5) * pitch)[None, :]

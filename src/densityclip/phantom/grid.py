@@ -8,7 +8,7 @@ FIELD_ROWS_MM = 240.0
 _ASPECT = 0.78
 # Tissue is cut into layers of about this many pixels; finer layers change what is seen by less than the noise.
 _LAYER_PIXELS = 3.2
-_THINNEST_LAYER_MM = 1.2
+_THINNEST_LAYER_MM = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

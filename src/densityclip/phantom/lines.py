@@ -52,7 +52,7 @@ def draw_lines(woman: Woman, depth_mm: float, half_mm: float, rng: np.random.Gen
     trees = [_vessel(scale, rng) for _ in range(int(rng.integers(4, 12)))]
     vessels = [part for tree in trees for part in tree]
     chalk = _calcifications(woman, [part for tree in trees[:1] for part in tree], scale, rng)
-    strands = _strands(int(rng.integers(150, 600)), scale, rng)
+    strands = _strands(int(rng.integers(120, 500)), scale, rng)
     nipple = _oval(np.array([0.0, 0.0, 0.98]) * scale, np.array([4.0, 4.0, 4.0]), scale, 0.35, rng)
     return Lines(
         ducts=_joined([*ducts, strands]),
@@ -150,7 +150,7 @@ def _nodes(scale: NDArray[np.float32], rng: np.random.Generator) -> list[Specks]
     """Lymph nodes in the upper outer part near the chest wall: ovals with a fatty middle."""
     nodes = []
     for _ in range(int(rng.poisson(0.8))):
-        centre = np.array([rng.uniform(0.75, 1.2), rng.uniform(0.7, 1.2), rng.uniform(0.02, 0.35)]) * scale
+        centre = np.array([rng.uniform(0.95, 1.3), rng.uniform(0.8, 1.2), rng.uniform(0.02, 0.35)]) * scale
         half = np.array([rng.uniform(2.5, 6.0), rng.uniform(3.0, 7.5), rng.uniform(2.5, 5.0)])
         nodes.append(_oval(centre, half, scale, 0.5, rng))
     return nodes

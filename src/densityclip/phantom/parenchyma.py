@@ -99,7 +99,7 @@ def draw_style(site: str, seed: int, number: int) -> Style:
     rng = keyed(seed, site, "style", number)
     strength = float(np.exp(rng.normal(0.0, 0.35)))
     return Style(
-        exponent=float(rng.uniform(3.7, 4.5)),
+        exponent=float(rng.uniform(4.2, 5.0)),
         clump_mm=float(rng.uniform(25.0, 60.0)),
         elongation=float(rng.uniform(1.1, 2.3)),
         softness=float(rng.uniform(0.08, 0.35)),

@@ -15,7 +15,7 @@ _TISSUE_FROM, _TISSUE_TO = 260, 3900
 # Signal that fixed processing shows as black and as white, in the units of processing.py and tomosynthesis.py: optical
 # path above most of the fat for DM, 1/mm for slices and synthesized images. Set once from 60 generated women of the
 # internal site.
-_RANGES = {"DM": (-0.10, 0.95), "s2D": (-0.004, 0.030), "DBT": (-0.006, 0.022)}
+_RANGES = {"DM": (0.0, 0.95), "s2D": (-0.0003, 0.0045), "DBT": (-0.0003, 0.0040)}
 
 _GLYPHS = {
     " ": (".....", ".....", ".....", ".....", ".....", ".....", "....."),
@@ -80,7 +80,7 @@ def _levels(values: NDArray[np.float32], breast: NDArray[np.bool_], kind: str, l
     own_low, own_high = np.percentile(inside, [3.0, 99.7])
     if not look.film:
         # The dense end is spared from saturation, and a fatty breast is not stretched until it looks dense.
-        own_high = max(own_high, low + 0.5 * (high - low))
+        own_high = max(own_high, low + 0.35 * (high - low))
         own_low = min(own_low, low + 0.25 * (high - low))
     high = max((1 - look.adaptive) * high + look.adaptive * own_high, 0.92 * own_high)
     # Fat is dark in nearly every image: the dark end follows the image more than the bright one.

@@ -10,8 +10,7 @@ Image = NDArray[np.float32]
 
 def smaller(image: NDArray[np.floating], rows: int, columns: int) -> Image:
     """Bin `[..., many, many]` to fewer pixels: each new one is the mean of the area that it covers."""
-    down, across = _areas(image.shape[-2], rows), _areas(image.shape[-1], columns)
-    return np.matmul(np.matmul(down, image.astype(np.float32, copy=False)), across.T)
+    return _binned(_binned(image.astype(np.float32, copy=False), columns, image.ndim - 1), rows, image.ndim - 2)
 
 
 def larger(image: Image, rows: int, columns: int) -> Image:
@@ -20,14 +19,30 @@ def larger(image: Image, rows: int, columns: int) -> Image:
     return np.matmul(np.matmul(down, image), across.T)
 
 
+def _binned(image: Image, few: int, axis: int) -> Image:
+    """Bin along one axis. Each new pixel touches a handful of old ones: a matrix of all pairs would be mostly zeros."""
+    out: Image | None = None
+    for sources, weights in _overlaps(image.shape[axis], few):
+        part = np.take(image, sources, axis=axis)
+        part *= weights.reshape(-1, *[1] * (image.ndim - 1 - axis))
+        out = part if out is None else np.add(out, part, out=out)
+    assert out is not None
+    return out
+
+
 @lru_cache(maxsize=64)
-def _areas(many: int, few: int) -> Image:
-    """`[few, many]`: how much of each pixel lies in each of the larger ones; rows sum to 1."""
+def _overlaps(many: int, few: int) -> list[tuple[NDArray[np.int64], Image]]:
+    """For the first, second, ... old pixel under each new one: its number, and the share of the new one it covers."""
     edges = np.arange(few + 1) * (many / few)
-    low, high = edges[:-1, None], edges[1:, None]
-    cells = np.arange(many)[None, :]
-    overlap = np.clip(np.minimum(high, cells + 1) - np.maximum(low, cells), 0, None)
-    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+    first = np.floor(edges[:-1] + 1e-9).astype(np.int64)
+    pairs = []
+    for step in range(int(np.ceil(many / few)) + 1):
+        cells = first + step
+        overlap = np.minimum(edges[1:], cells + 1) - np.maximum(edges[:-1], cells)
+        weights = np.clip(overlap, 0, None) * (few / many)
+        if weights.any():
+            pairs.append((np.minimum(cells, many - 1), weights.astype(np.float32)))
+    return pairs
 
 
 @lru_cache(maxsize=64)

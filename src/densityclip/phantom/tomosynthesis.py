@@ -80,7 +80,7 @@ def slices(path: Volume, plain: Volume, anatomy: Anatomy, grid: Grid, look: Look
         path_seen = np.maximum(seen[number] * oblique, 0)
         counted = exposed(path_seen, scatter, pitch_mm=pitch, blur_mm=look.blur_mm, kind="DBT", rng=rng)
         counted += correction
-        signal[number] = counted - equalised * oblique * smooth_within(fatty[number], 0.5 * look.edge_mm / pitch)
+        signal[number] = counted - equalised * oblique * smooth_within(fatty[number], 0.25 * look.edge_mm / pitch)
     stack = _backproject(signal, arc, anatomy.total_mm, grid.slices(anatomy.total_mm), look, length)
     return stack[:, margin : margin + rows] / np.float32(anatomy.total_mm)
 
@@ -121,7 +121,7 @@ def synthesized(stack: Volume, pitch_mm: float, slice_mm: float, look: Look) -> 
     """
     smooth = uniform_filter1d(stack, max(1, round(5.0 / slice_mm)), axis=0, mode="nearest")
     # The surround varies slowly: pixels of a few millimetres hold it.
-    few = [max(4, round(side * pitch_mm / 3.5)) for side in smooth.shape[1:]]
+    few = [max(4, round(side * pitch_mm / 2.5)) for side in smooth.shape[1:]]
     sigma = (0.0, 0.8, 0.8)
     wide = larger(gaussian_filter(smaller(smooth, *few), sigma, mode="nearest", truncate=2.5), *smooth.shape[1:])
     sharp = smooth + np.float32(look.s2d_sharpening) * (smooth - wide)
