@@ -131,3 +131,14 @@ def test_a_size_or_slice_distance_out_of_range_is_named():
         make_grid(100)
     with pytest.raises(UserError, match="slice distance"):
         make_grid(160, 0.1)
+
+
+def test_a_skin_fold_is_seen_in_about_one_view_of_twelve_and_is_no_gland():
+    woman = draw_woman("internal", 3, 8)
+    traits = draw_traits("internal", 3, woman)
+    creased = 0
+    for number in range(150):
+        anatomy = build_anatomy("MLO", "L", woman, traits, make_grid(96), keyed(number, "fold"))
+        creased += bool(anatomy.crease.any())
+        assert not anatomy.crease[~anatomy.breast].any()
+    assert 4 <= creased <= 25

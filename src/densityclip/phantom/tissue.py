@@ -30,7 +30,7 @@ class Tissue:
         inner: What lies within the skin.
         gland: Fibroglandular tissue, ligaments included.
         muscle: Pectoral muscle.
-        vessels: Blood vessels and lymph nodes.
+        vessels: Blood vessels, lymph nodes and folded skin: soft, and not gland.
         chalk: Calcifications.
     """
 
@@ -80,6 +80,7 @@ def fill(
     gland = _to_volume(score, ligaments, room, wanted, free, parenchyma.style.softness)
     vessels, chalk = np.zeros_like(gland), np.zeros_like(gland)
     splat(vessels, lines.vessels, anatomy, view, grid)
+    vessels[-1] += anatomy.crease
     splat(chalk, lines.calcifications, anatomy, view, grid)
     return Tissue(outer=outer, inner=inner, gland=gland, muscle=muscle, vessels=vessels, chalk=chalk)
 
