@@ -15,6 +15,7 @@ from dataset_layouts import LAYOUTS, edit, restamp
 from densityclip.artifacts import read_json, read_table
 from densityclip.cli import app
 from densityclip.datasets.licence import restricted_by
+from densityclip.errors import UserError
 from densityclip.phantom.generate import generate
 from densityclip.study import StudyRun
 from densityclip.study_file import parse_study
@@ -143,3 +144,14 @@ def test_a_study_indexes_any_dataset_and_sees_when_its_tables_change(write, tmp_
     edit(tmp_path / "tables/EMBED_OpenData_clinical.csv", ",1.0,", ",2.0,")
     study._cohort("emory")
     assert steps == ["index emory", "index hanoi", "index emory"]
+
+
+@pytest.mark.parametrize("more", [{"dataset": "embed"}, {"table": "labels.csv"}, {"columns": {"density": "grade"}}])
+def test_generated_exams_bring_their_own_layout(more) -> None:
+    content = yaml.safe_load(STUDY)
+    generated = {"role": "internal", "generate": {"site": "embed-like", "exams": 4, "seed": 1}}
+    content["cohorts"] = {"hanoi": generated}
+    assert parse_study(content, "study").cohorts["hanoi"].redistribute
+    content["cohorts"] = {"hanoi": generated | more | {"redistribute": False}}
+    with pytest.raises(UserError, match="own layout"):
+        parse_study(content, "study")
