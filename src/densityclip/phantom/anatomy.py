@@ -55,9 +55,10 @@ class Traits:
 class Anatomy:
     """One compressed breast in one view; lengths in mm.
 
-    The arrays hold the first `columns` columns of the detector, which the breast fits in.
+    The arrays hold the rows from `top` on and the first columns of the detector, as many as the breast fits in.
 
     Attributes:
+        top: First row of the detector that the arrays hold, a multiple of 4.
         breast: `[rows, columns]`, where there is breast; pectoral muscle and fold count as inside.
         thickness: `[rows, columns]`, of all tissue along the ray.
         skin: `[rows, columns]`, of skin along the ray.
@@ -71,6 +72,7 @@ class Anatomy:
         layers: Number of layers of equal height that tissue is cut into.
     """
 
+    top: int
     breast: NDArray[np.bool_]
     thickness: Image
     skin: Image
@@ -87,6 +89,10 @@ class Anatomy:
     def layer_mm(self) -> float:
         """Height of a layer."""
         return self.total_mm / self.layers
+
+    def y_mm(self, pitch_mm: float) -> NDArray[np.float32]:
+        """`[rows]`: middle of each row, from the upper edge of the detector."""
+        return np.asarray((np.arange(len(self.breast)) + self.top + 0.5) * pitch_mm, dtype=np.float32)
 
     @property
     def layer_centres(self) -> NDArray[np.float32]:
@@ -166,6 +172,13 @@ def _outline(
     axilla = (rng.uniform(0.15, 0.60) * depth_mm + 14.0) * np.clip((nipple - y) / nipple, 0, 1)
     reach = depth_mm * np.where(y < nipple, upper, lower)
     return _edge((reach**3 + axilla**3) ** (1 / 3), rng), nipple
+
+
+def _held_rows(breast: NDArray[np.bool_]) -> tuple[int, int]:
+    """The rows that hold a breast and a little air, in steps of 4: slices have three rows for four of the detector."""
+    rows = np.flatnonzero(breast.any(axis=1))
+    top = max(int(rows[0]) - 4, 0) // 4 * 4
+    return top, min(-(-(int(rows[-1]) + 5) // 4) * 4, len(breast))
 
 
 def _distance(breast: NDArray[np.bool_], pitch: float) -> Image:
@@ -261,6 +274,8 @@ def build_anatomy(view: str, side: str, woman: Woman, traits: Traits, grid: Grid
     fold = np.zeros(breast.shape, dtype=np.float32)
     if view == "MLO" and traits.fold[number]:
         fold = _fold(reach, nipple, half_mm, y, x, rng)
+    top, bottom = _held_rows(breast | (fold > 0))
+    y, breast, fold = y[top:bottom], breast[top:bottom], fold[top:bottom]
     distance = _distance(breast, pitch)
     radius = rng.uniform(0.4, 0.52) * total_mm
     thickness = _rounded(distance, total_mm, radius)
@@ -275,6 +290,7 @@ def build_anatomy(view: str, side: str, woman: Woman, traits: Traits, grid: Grid
     # What is folded there is denser than fat, and no part of the breast.
     muscle = np.where(thicker > 0, np.float32(0.35), muscle)
     return Anatomy(
+        top=top,
         breast=breast | (fold > 0),
         thickness=thickness,
         skin=skin,

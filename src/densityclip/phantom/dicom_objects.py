@@ -9,14 +9,13 @@ from pydicom.uid import UID
 
 from densityclip.phantom.encoding import put_pixels
 from densityclip.phantom.exam import GeneratedImage
+from densityclip.phantom.extras import MAGNIFICATION
 from densityclip.phantom.identity import ExamIdentity, uid
 from densityclip.phantom.presentation import BITS_STORED
 from densityclip.records import GENERATED_NOTICE
 
 DIGITAL_MAMMOGRAPHY = "1.2.840.10008.5.1.4.1.1.1.2"
 BREAST_TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
-# Of a spot view: the breast lies on a platform this many times nearer to the focus than the detector.
-MAGNIFICATION = 1.8
 _VIEW_CODES = {
     "CC": ("399162004", "cranio-caudal"),
     "MLO": ("399368009", "medio-lateral oblique"),

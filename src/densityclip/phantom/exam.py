@@ -122,6 +122,8 @@ def exam_images(
 ) -> Iterator[GeneratedImage]:
     """Make every image of a woman's exam: LCC, LMLO, RCC, RMLO, each in the site's modalities, and spot views.
 
+    Of a breast with an implant there is the full view, and for every second woman that with the implant pushed back.
+
     Args:
         woman: Whose exam.
         site: Where; its modalities and machines.
@@ -132,13 +134,17 @@ def exam_images(
     """
     traits = draw_traits(site.name, seed, woman)
     look = look_of(woman, site, seed)
-    kind = "implant" if woman.implants else "standard"
     for side in sides:
         breast = _breast(woman, traits, site, seed, side)
         for name in views:
             view = _compressed(woman, traits, breast, site, seed, name, grid, look)
+            if woman.implants:
+                for modality, values in _signals(view, implant=True):
+                    yield _image(view, modality, "implant", values)
+                if woman.number % 2:
+                    continue
             for modality, values in _signals(view):
-                yield _image(view, modality, kind, values)
+                yield _image(view, modality, "standard", values)
                 if modality == "DM" and woman.spot == (side, name):
                     yield _spot(view, values)
 
@@ -183,11 +189,11 @@ def _compressed(
     )
 
 
-def _signals(view: _View) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _signals(view: _View, *, implant: bool = False) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Processed signal of each modality of the site, on the columns that the breast fits in."""
     wanted = view.site.modalities
     path, plain = xray.line_integrals(view.tissue, view.look.energy_kev)
-    if view.woman.implants:
+    if implant:
         path = with_implant(path, view.anatomy, view.view, view.grid)
     if "DM" in wanted:
         yield "DM", mammogram(path, plain, view.anatomy, view.grid.pitch_mm, view.look, view.draws("exposure", "DM"))
@@ -204,22 +210,22 @@ def _signals(view: _View) -> Iterator[tuple[str, NDArray[np.float32]]]:
 def _image(view: _View, modality: str, kind: str, values: NDArray[np.float32]) -> GeneratedImage:
     """A signal as stored pixels, with the truth on the same grid."""
     gland, breast = view.tissue.gland.sum(axis=0), view.anatomy.breast
-    columns, pitch = view.grid.columns, view.grid.pitch_mm
+    shape, top, pitch = (view.grid.rows, view.grid.columns), view.anatomy.top, view.grid.pitch_mm
     if modality != "DM":
-        columns = tomosynthesis.small_shape(view.grid, columns)[1]
+        shape, top = tomosynthesis.small_shape(*shape), round(top * tomosynthesis.TOMO_SCALE)
         gland = smaller(gland, *values.shape[-2:])
         breast = smaller(breast.astype(np.float32), *values.shape[-2:]) > 0.4
         pitch /= tomosynthesis.TOMO_SCALE
     slab_mm = view.anatomy.total_mm / len(values) if values.ndim == 3 else view.grid.slice_mm
-    whole = _widened(breast, columns), _widened(gland, columns)
-    return _stored(view, modality, kind, values, *whole, pitch, slab_mm, view.look)
+    whole = _on_detector(breast, shape, top), _on_detector(gland, shape, top)
+    return _stored(view, modality, kind, values, top, *whole, pitch, slab_mm, view.look)
 
 
 def _spot(view: _View, values: NDArray[np.float32]) -> GeneratedImage:
     """A part of the DM image, magnified under a small paddle."""
     part, seen, gland, factor = magnified(values, view.tissue.gland.sum(axis=0), view.anatomy, view.grid)
     look = replace(view.look, padding=False)
-    return _stored(view, "DM", "spot", part, seen, gland, view.grid.pitch_mm / factor, view.grid.slice_mm, look)
+    return _stored(view, "DM", "spot", part, 0, seen, gland, view.grid.pitch_mm / factor, view.grid.slice_mm, look)
 
 
 def _stored(
@@ -227,6 +233,7 @@ def _stored(
     modality: str,
     kind: str,
     values: NDArray[np.float32],
+    top: int,
     breast: NDArray[np.bool_],
     gland: NDArray[np.float32],
     pitch_mm: float,
@@ -234,7 +241,7 @@ def _stored(
     look: Look,
 ) -> GeneratedImage:
     rng = view.draws("presentation", modality, kind)
-    stored = present(values, breast, kind=modality, side=view.side, view=view.view, look=look, rng=rng)
+    stored = present(values, top, breast, kind=modality, side=view.side, view=view.view, look=look, rng=rng)
     return GeneratedImage(
         modality=modality,
         side=view.side,
@@ -263,9 +270,10 @@ def _truth(anatomy: Anatomy, tissue: Tissue, grid: Grid) -> ViewTruth:
     )
 
 
-def _widened(image: NDArray[Any], columns: int) -> NDArray[Any]:
-    """The whole detector: air beyond the columns that the breast fits in."""
-    return np.pad(image, ((0, 0), (0, columns - image.shape[1])))
+def _on_detector(image: NDArray[Any], shape: tuple[int, int], top: int) -> NDArray[Any]:
+    """The whole detector: air around the rows and columns that the breast fits in."""
+    rows, columns = image.shape
+    return np.pad(image, ((top, shape[0] - top - rows), (0, shape[1] - columns)))
 
 
 def _as_seen(image: NDArray[Any], side: str) -> NDArray[Any]:

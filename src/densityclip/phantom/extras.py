@@ -11,14 +11,15 @@ Image = NDArray[np.float32]
 
 # Silicone absorbs several times what fat does; behind it little more is seen.
 _IMPLANT_PER_MM = 0.12
-_MAGNIFICATION = 1.8
+# The breast lies on a platform, this many times nearer to the focus than the detector.
+MAGNIFICATION = 1.8
 _PADDLE_MM = 38.0
 
 
 def with_implant(path: Image, anatomy: Anatomy, view: str, grid: Grid) -> Image:
     """Put an implant before the chest wall: attenuation integrals `[layers, rows, columns]` with it in."""
-    rows, columns = anatomy.breast.shape
-    y = ((np.arange(rows, dtype=np.float32) + 0.5) * np.float32(grid.pitch_mm))[:, None]
+    columns = anatomy.breast.shape[1]
+    y = anatomy.y_mm(grid.pitch_mm)[:, None]
     x = ((np.arange(columns, dtype=np.float32) + 0.5) * np.float32(grid.pitch_mm))[None, :]
     z = anatomy.layer_centres[:, None, None] / np.float32(0.42 * anatomy.total_mm)
     across = (y - anatomy.nipple_mm + (0.1 * anatomy.half_mm if view == "MLO" else 0)) / (0.62 * anatomy.half_mm)
@@ -38,11 +39,11 @@ def magnified(
     weight = gland.sum()
     rows, columns = np.indices(gland.shape)
     centre = [float((axis * gland).sum() / weight) for axis in (rows, columns)]
-    y = (np.arange(grid.rows) - grid.rows / 2) / _MAGNIFICATION + centre[0]
-    x = (np.arange(grid.columns) - grid.columns / 2) / _MAGNIFICATION + centre[1]
+    y = (np.arange(grid.rows) - grid.rows / 2) / MAGNIFICATION + centre[0]
+    x = (np.arange(grid.columns) - grid.columns / 2) / MAGNIFICATION + centre[1]
     at = np.meshgrid(y, x, indexing="ij")
     seen = np.hypot(at[0] - centre[0], at[1] - centre[1]) < _PADDLE_MM / grid.pitch_mm
     breast = map_coordinates(anatomy.breast.astype(np.float32), at, order=1, mode="constant") > 0.5
     part = map_coordinates(values, at, order=1, mode="nearest")
     tissue = map_coordinates(gland, at, order=1, mode="constant") * seen
-    return part.astype(np.float32), seen & breast, tissue.astype(np.float32), _MAGNIFICATION
+    return part.astype(np.float32), seen & breast, tissue.astype(np.float32), MAGNIFICATION

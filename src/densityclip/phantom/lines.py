@@ -197,7 +197,8 @@ def splat(volume: NDArray[np.float32], specks: Specks, anatomy: Anatomy, view: s
     rows, columns = anatomy.breast.shape
     u, v, along = (specks.place[:, axis] for axis in range(3))
     up, through = pressed(u, v, view)
-    y = (np.float32(anatomy.nipple_mm) - up * np.float32(anatomy.half_mm)) / np.float32(grid.pitch_mm) - 0.5
+    y = (np.float32(anatomy.nipple_mm) - up * np.float32(anatomy.half_mm)) / np.float32(grid.pitch_mm)
+    y -= np.float32(anatomy.top + 0.5)
     x = along * np.float32(anatomy.depth_mm / grid.pitch_mm) - 0.5
     row, column = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
     inside = (row >= 0) & (row < rows - 1) & (column >= 0) & (column < columns - 1)

@@ -191,9 +191,8 @@ class Cut:
 
 def cut(anatomy: Anatomy, view: str, grid: Grid) -> Cut:
     """Undo the compression of a view."""
-    rows, columns = anatomy.breast.shape
-    y = (np.arange(rows, dtype=np.float32) + 0.5) * np.float32(grid.pitch_mm)
-    upward = (np.float32(anatomy.nipple_mm) - y) / np.float32(anatomy.half_mm)
+    columns = anatomy.breast.shape[1]
+    upward = (np.float32(anatomy.nipple_mm) - anatomy.y_mm(grid.pitch_mm)) / np.float32(anatomy.half_mm)
     through = (anatomy.layer_centres / np.float32(anatomy.total_mm / 2))[:, None]
     u, v = turned(upward[None, :], through, view)
     x = (np.arange(columns, dtype=np.float32) + 0.5) * np.float32(grid.pitch_mm)

@@ -16,6 +16,8 @@ _TISSUE_FROM, _TISSUE_TO = 260, 3900
 # path above most of the fat for DM, 1/mm for slices and synthesized images. Set once from 60 generated women of the
 # internal site.
 _RANGES = {"DM": (0.0, 0.95), "s2D": (-0.0003, 0.0045), "DBT": (-0.0003, 0.0040)}
+# A fatty image is stretched until its range is at least this share of the usual one.
+_LEAST_RANGE = {"DM": 0.6, "s2D": 0.35, "DBT": 0.35}
 
 _GLYPHS = {
     " ": (".....", ".....", ".....", ".....", ".....", ".....", "....."),
@@ -80,7 +82,7 @@ def _levels(values: NDArray[np.float32], breast: NDArray[np.bool_], kind: str, l
     own_low, own_high = np.percentile(inside, [3.0, 99.7])
     if not look.film:
         # The dense end is spared from saturation, and a fatty breast is not stretched until it looks dense.
-        own_high = max(own_high, low + 0.35 * (high - low))
+        own_high = max(own_high, low + _LEAST_RANGE[kind] * (high - low))
         own_low = min(own_low, low + 0.25 * (high - low))
     high = max((1 - look.adaptive) * high + look.adaptive * own_high, 0.92 * own_high)
     # Fat is dark in nearly every image: the dark end follows the image more than the bright one.
@@ -103,6 +105,7 @@ def _curve(look: Look) -> NDArray[np.float64]:
 
 def present(
     values: NDArray[np.float32],
+    top: int,
     breast: NDArray[np.bool_],
     *,
     kind: str,
@@ -114,8 +117,9 @@ def present(
     """Make stored pixels of a processed signal.
 
     Args:
-        values: `[rows, columns]` or `[frames, rows, columns]`, chest wall at column 0; may have fewer columns than
-            the image, whose rest is air.
+        values: `[rows, columns]` or `[frames, rows, columns]`, chest wall at column 0; may have fewer rows and columns
+            than the image, whose rest is air.
+        top: Row of the image that the first row of the values is.
         breast: `[rows, columns]` of the image.
         kind: `DM`, `s2D` or `DBT`.
         side: `L` (stays) or `R` (mirrored: chest wall at the last column).
@@ -123,8 +127,8 @@ def present(
         look: The vendor.
         rng: Draws of this image.
     """
-    held = values.shape[-1]
-    levels = _levels(values, breast[:, :held], kind, look)
+    held = slice(top, top + values.shape[-2]), slice(0, values.shape[-1])
+    levels = _levels(values, breast[held], kind, look)
     curve = _curve(look)
     bottom = _TISSUE_FROM
     if kind == "s2D":
@@ -132,14 +136,14 @@ def present(
     table = np.rint(bottom + (_TISSUE_TO - bottom) * curve).astype(np.uint16)
     air = np.abs(rng.standard_normal(breast.shape, dtype=np.float32))
     air = 150 + 30 * air if look.film else 12 + 10 * air
-    pixels = np.empty((*values.shape[:-1], breast.shape[1]), dtype=np.uint16)
-    pixels[..., :held] = table[levels]
+    pixels = np.empty((*values.shape[:-2], *breast.shape), dtype=np.uint16)
+    pixels[..., *held] = table[levels]
     pixels[..., ~breast] = air[~breast].astype(np.uint16)
     _burn_in(pixels, breast, kind, side, view)
     columns = breast.shape[1]
     if look.padding:
         pixels[..., ~breast[:, -1], columns - max(2, columns // 60) :] = 0
-    centre, width = _window(float(curve[levels[..., breast[:, :held]][..., ::7]].mean()), look)
+    centre, width = _window(float(curve[levels[..., breast[held]][..., ::7]].mean()), look)
     if look.inverted:
         pixels, centre = (_TOP - pixels).astype(np.uint16), _TOP - centre
     if side == "R":

@@ -37,9 +37,9 @@ class _Arc:
         return np.tan(self.angles) / self.pitch_mm
 
 
-def small_shape(grid: Grid, columns: int) -> tuple[int, int]:
-    """Rows and columns of slices, for a breast on the first `columns` of the detector."""
-    return round(grid.rows * TOMO_SCALE), round(columns * TOMO_SCALE)
+def small_shape(rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of slices for those of the detector."""
+    return round(rows * TOMO_SCALE), round(columns * TOMO_SCALE)
 
 
 def slices(path: Volume, plain: Volume, anatomy: Anatomy, grid: Grid, look: Look, rng: np.random.Generator) -> Volume:
@@ -56,7 +56,7 @@ def slices(path: Volume, plain: Volume, anatomy: Anatomy, grid: Grid, look: Look
     Returns:
         `[slices, rows, columns]` on 3/4 of the grid, attenuation above fat in 1/mm.
     """
-    rows, columns = small_shape(grid, path.shape[2])
+    rows, columns = small_shape(*path.shape[1:])
     pitch = grid.pitch_mm / TOMO_SCALE
     arc = _Arc(angles=np.radians(np.linspace(-0.5, 0.5, look.projections) * look.tomo_degrees), pitch_mm=pitch)
     margin = int(anatomy.total_mm / 2 * np.max(arc.slopes)) + 6
