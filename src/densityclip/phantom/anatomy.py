@@ -111,7 +111,7 @@ class Anatomy:
 def draw_traits(site: str, seed: int, woman: Woman) -> Traits:
     """Draw what the views of one woman share."""
     rng = keyed(seed, site, "traits", woman.number)
-    sides = np.exp(rng.normal(0.0, 0.09, 2))  # left-right limits of agreement -138/+186 cm3
+    sides = np.exp(rng.normal(0.0, 0.055, 2))  # left-right limits of agreement -138/+186 cm3
     return Traits(
         width_ratio=float(np.clip(rng.normal(1.70, 0.14), 1.35, 2.1)),
         pectoral_degrees=float(rng.uniform(15.0, 30.0)),

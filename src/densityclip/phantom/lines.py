@@ -15,6 +15,8 @@ from densityclip.phantom.population import Woman
 
 Points = NDArray[np.float32]
 _STEP_MM = 0.5
+# Points for each step along a tube.
+_FILLING = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ def draw_lines(woman: Woman, depth_mm: float, half_mm: float, rng: np.random.Gen
     trees = [_vessel(scale, rng) for _ in range(int(rng.integers(4, 12)))]
     vessels = [part for tree in trees for part in tree]
     chalk = _calcifications(woman, [part for tree in trees[:1] for part in tree], scale, rng)
-    strands = _strands(int(rng.integers(120, 500)), scale, rng)
+    strands = _strands(int(rng.integers(90, 380)), scale, rng)
     nipple = _oval(np.array([0.0, 0.0, 0.98]) * scale, np.array([4.0, 4.0, 4.0]), scale, 0.35, rng)
     return Lines(
         ducts=_joined([*ducts, strands]),
@@ -84,9 +86,18 @@ def _wander(
     return np.asarray(start + np.cumsum(headings * _STEP_MM, axis=0), dtype=np.float32)
 
 
-def _tube(path_mm: NDArray[np.float32], diameters_mm: NDArray[np.floating], scale: NDArray[np.float32]) -> Specks:
-    volume = np.pi / 4 * np.square(diameters_mm) * _STEP_MM
-    return Specks(place=path_mm / scale, volume_mm3=np.broadcast_to(volume, len(path_mm)).astype(np.float32))
+def _tube(
+    path_mm: NDArray[np.float32],
+    diameters_mm: NDArray[np.floating],
+    scale: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> Specks:
+    """Points that fill a tube of the given diameters around a path; on a coarse detector they fall into one line."""
+    diameters = np.repeat(np.broadcast_to(diameters_mm, len(path_mm)), _FILLING).astype(np.float32)
+    off = rng.standard_normal((len(diameters), 3), dtype=np.float32) * (diameters / 4)[:, None]
+    places = np.repeat(path_mm, _FILLING, axis=0) + off
+    volume = np.pi / 4 * np.square(diameters) * (_STEP_MM / _FILLING)
+    return Specks(place=(places / scale).astype(np.float32), volume_mm3=volume.astype(np.float32))
 
 
 def _duct(scale: NDArray[np.float32], rng: np.random.Generator) -> list[Specks]:
@@ -98,7 +109,7 @@ def _duct(scale: NDArray[np.float32], rng: np.random.Generator) -> list[Specks]:
         start, direction, diameter, generation = open_ends.pop()
         length = float(rng.uniform(8.0, 22.0)) * (1.3 if generation == 0 else 1.0)
         path = _wander(start, direction, length, 0.10, rng)
-        parts.append(_tube(path, np.full(len(path), diameter), scale))
+        parts.append(_tube(path, np.full(len(path), diameter), scale, rng))
         if generation < 3:
             last = path[-1] - path[-2]
             last = last / np.linalg.norm(last)
@@ -122,12 +133,12 @@ def _strands(number: int, scale: NDArray[np.float32], rng: np.random.Generator) 
     headings /= np.linalg.norm(headings, axis=2, keepdims=True)
     paths = start[None] + np.cumsum(headings, axis=0) * _STEP_MM
     length = rng.integers(25, steps, number)
-    diameter = np.exp(rng.normal(np.log(1.0), 0.45, number))
+    diameter = np.exp(rng.normal(np.log(1.15), 0.45, number))
     # Thickest in the middle, thinning towards both ends.
     along = (np.arange(steps)[:, None] + 0.5) / length[None, :]
     kept = along < 1
-    volume = np.pi / 4 * np.square(diameter[None] * np.sin(np.pi * np.clip(along, 0, 1)) ** 0.5) * _STEP_MM
-    return Specks(place=(paths[kept] / scale).astype(np.float32), volume_mm3=volume[kept].astype(np.float32))
+    diameters = np.broadcast_to(diameter[None] * np.sin(np.pi * np.clip(along, 0, 1)) ** 0.5, along.shape)
+    return _tube(paths[kept].astype(np.float32), diameters[kept], scale, rng)
 
 
 def _vessel(scale: NDArray[np.float32], rng: np.random.Generator) -> list[Specks]:
@@ -137,12 +148,12 @@ def _vessel(scale: NDArray[np.float32], rng: np.random.Generator) -> list[Specks
     aim = np.array([rng.normal(0, 0.25), rng.normal(0, 0.25), rng.uniform(0.7, 1.0)]) * scale
     diameter = float(np.exp(rng.uniform(np.log(0.6), np.log(2.2))))
     trunk = _wander(start, aim - start, float(rng.uniform(0.5, 1.0)) * float(scale[2]), 0.05, rng)
-    parts = [_tube(trunk, diameter * np.linspace(1.0, 0.3, len(trunk)), scale)]
+    parts = [_tube(trunk, diameter * np.linspace(1.0, 0.3, len(trunk)), scale, rng)]
     for _ in range(int(rng.integers(0, 4))):
         at = int(rng.integers(len(trunk) // 4, len(trunk)))
         way = trunk[at] - trunk[max(at - 3, 0)] + rng.normal(0, 0.8, 3)
         branch = _wander(trunk[at], way, float(rng.uniform(12.0, 45.0)), 0.07, rng)
-        parts.append(_tube(branch, diameter * np.linspace(0.7, 0.1, len(branch)), scale))
+        parts.append(_tube(branch, diameter * np.linspace(0.7, 0.1, len(branch)), scale, rng))
     return parts
 
 

@@ -65,7 +65,7 @@ AURELIA = Look(
     equalisation=0.95,
     edge_mm=0.9,
     scatter_correction=0.95,
-    gains=(0.5, 0.2, 0.0),
+    gains=(0.8, 1.0, 0.3),
     noise=0.004,
     blur_mm=0.20,
     gamma=0.95,
@@ -78,7 +78,7 @@ AURELIA = Look(
     projections=15,
     ramp_floor=0.2,
     s2d_max_share=0.5,
-    s2d_sharpening=3.5,
+    s2d_sharpening=6.0,
     s2d_floor=0.28,
 )
 NORVIK = Look(
@@ -86,7 +86,7 @@ NORVIK = Look(
     equalisation=0.93,
     edge_mm=0.9,
     scatter_correction=0.95,
-    gains=(0.8, 0.4, 0.2),
+    gains=(1.2, 1.2, 0.5),
     noise=0.005,
     blur_mm=0.25,
     gamma=1.1,
@@ -99,7 +99,7 @@ NORVIK = Look(
     projections=9,
     ramp_floor=0.25,
     s2d_max_share=0.4,
-    s2d_sharpening=2.5,
+    s2d_sharpening=4.0,
     s2d_floor=0.15,
 )
 TESSERA = Look(
@@ -107,7 +107,7 @@ TESSERA = Look(
     equalisation=0.90,
     edge_mm=0.9,
     scatter_correction=0.95,
-    gains=(0.5, 0.2, 0.0),
+    gains=(0.5, 0.5, 0.0),
     noise=0.014,
     blur_mm=0.35,
     gamma=1.25,
@@ -120,7 +120,7 @@ TESSERA = Look(
     projections=11,
     ramp_floor=0.22,
     s2d_max_share=0.5,
-    s2d_sharpening=2.0,
+    s2d_sharpening=4.0,
     s2d_floor=0.2,
 )
 HALDEN = Look(
@@ -128,7 +128,7 @@ HALDEN = Look(
     equalisation=0.97,
     edge_mm=0.9,
     scatter_correction=0.95,
-    gains=(1.3, 0.8, 0.4),
+    gains=(1.5, 1.5, 0.6),
     noise=0.007,
     blur_mm=0.30,
     gamma=0.8,
@@ -141,7 +141,7 @@ HALDEN = Look(
     projections=25,
     ramp_floor=0.15,
     s2d_max_share=0.65,
-    s2d_sharpening=4.5,
+    s2d_sharpening=7.0,
     s2d_floor=0.22,
 )
 FILM = Look(
@@ -172,7 +172,7 @@ def draw_look(rng: np.random.Generator) -> Look:
     """A look drawn at random over what vendors, and to spare, do; one image in ten looks like film."""
     film = bool(rng.random() < 0.1)
     strength = float(np.exp(rng.normal(0.2, 0.4)))
-    gains = tuple(float(strength * rng.uniform(0.0, top)) for top in (2.0, 1.6, 0.6))
+    gains = tuple(float(strength * rng.uniform(0.0, top)) for top in (3.5, 3.0, 1.2))
     return Look(
         energy_kev=float(rng.uniform(17.5, 24.0)),
         equalisation=float(rng.uniform(0.4, 0.9) if film else rng.uniform(0.86, 1.0)),
@@ -191,7 +191,7 @@ def draw_look(rng: np.random.Generator) -> Look:
         projections=int(rng.integers(9, 26)),
         ramp_floor=float(rng.uniform(0.1, 0.4)),
         s2d_max_share=float(rng.uniform(0.3, 0.9)),
-        s2d_sharpening=float(np.exp(rng.uniform(np.log(1.5), np.log(8.0)))),
+        s2d_sharpening=float(np.exp(rng.uniform(np.log(3.0), np.log(12.0)))),
         s2d_floor=float(rng.uniform(0.0, 0.35)),
         film=film,
     )

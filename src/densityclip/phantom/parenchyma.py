@@ -99,20 +99,20 @@ def draw_style(site: str, seed: int, number: int) -> Style:
     rng = keyed(seed, site, "style", number)
     strength = float(np.exp(rng.normal(0.0, 0.35)))
     return Style(
-        exponent=float(rng.uniform(4.2, 5.0)),
+        exponent=float(rng.uniform(4.0, 5.0)),
         clump_mm=float(rng.uniform(25.0, 60.0)),
         elongation=float(rng.uniform(1.1, 2.3)),
-        softness=float(rng.uniform(0.08, 0.35)),
+        softness=float(rng.uniform(0.06, 0.3)),
         ligaments=(0.14 * strength, 0.08 * strength * float(np.exp(rng.normal(0.0, 0.3)))),
         compartment_mm=(float(rng.uniform(13.0, 24.0)), float(rng.uniform(5.5, 9.0))),
-        strands=float(rng.uniform(0.2, 1.7)),
+        strands=float(rng.uniform(0.3, 1.5)),
         centre=float(rng.normal(0.56, 0.08)),
         extent=float(rng.uniform(0.34, 0.55)),
         spread=float(rng.uniform(0.50, 0.75)),
         focus=float(rng.uniform(0.5, 1.5)),
         outer=float(rng.uniform(0.0, 0.25)),
         fat_layer_mm=float(rng.uniform(3.0, 8.0)),
-        alike=float(rng.uniform(0.4, 0.85)),
+        alike=float(rng.uniform(0.6, 0.95)),
     )
 
 

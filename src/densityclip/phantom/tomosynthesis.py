@@ -23,6 +23,7 @@ Volume = NDArray[np.float32]
 
 # Pixels of projections and slices are larger than those of a mammogram.
 TOMO_SCALE = 3 / 4
+_FINEST_MM = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,4 +128,6 @@ def synthesized(stack: Volume, pitch_mm: float, slice_mm: float, look: Look) -> 
     sharp = smooth + np.float32(look.s2d_sharpening) * (smooth - wide)
     inner = sharp[1:-1] if len(sharp) > 3 else sharp  # the outermost slices show skin
     share = np.float32(look.s2d_max_share)
-    return share * inner.max(axis=0) + (1 - share) * inner.mean(axis=0)
+    flat = share * inner.max(axis=0) + (1 - share) * inner.mean(axis=0)
+    # What is finer than the depth resolution is left out: synthesized images are smoother than DM at high frequency.
+    return gaussian_filter(flat, _FINEST_MM / pitch_mm, mode="nearest")
