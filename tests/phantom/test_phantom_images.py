@@ -36,8 +36,9 @@ def test_truth_holds_the_fraction_that_was_drawn(exams):
             assert on_image == pytest.approx(image.truth.gland_cm3, rel=0.03)
 
 
-@pytest.mark.parametrize("modality", ["DM", "s2D", "DBT"])
-def test_denser_breasts_are_brighter(exams, modality):
+# DM is windowed by its own range, which levels fatty breasts out.
+@pytest.mark.parametrize(("modality", "least"), [("DM", 0.5), ("s2D", 0.85), ("DBT", 0.85)])
+def test_denser_breasts_are_brighter(exams, modality, least):
     seen = {"AU": ([], []), "NV": ([], [])}  # one vendor's grey does not compare with another's
     for woman, images in exams:
         truth, grey = seen[SITES["internal"].machines[woman.machine].serial[:2]]
@@ -47,7 +48,7 @@ def test_denser_breasts_are_brighter(exams, modality):
                 grey.append(shown(image)[..., image.breast].mean())
     assert min(len(truth) for truth, _ in seen.values()) >= 6
     for truth, grey in seen.values():
-        assert spearmanr(truth, grey).statistic > 0.6
+        assert spearmanr(truth, grey).statistic > least
 
 
 @pytest.mark.parametrize("modality", ["DM", "s2D", "DBT"])
