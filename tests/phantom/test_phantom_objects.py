@@ -133,5 +133,21 @@ def test_a_spot_view_states_its_magnification_and_spacing_at_the_detector(images
     assert codes == {"399163009", "399055006"}
 
 
+def test_the_sign_of_the_intensity_says_where_the_beam_was_strongest(images):
+    signs = set()
+    for (name, what), made in images.items():
+        for image in made:
+            dataset = to_dataset(identity_of(name, **UNUSUAL[what]), image)
+            if "PixelIntensityRelationshipSign" not in dataset or image.kind == "spot":
+                continue
+            # PS3.3 C.8.11.3.1.2: with sign 1 lower values are less X-ray intensity. Nothing lets more of it through
+            # than air.
+            values = image.stored.pixels.squeeze()
+            air_is_brighter = np.median(values[~image.breast]) > np.median(values[image.breast])
+            assert dataset.PixelIntensityRelationshipSign == (1 if air_is_brighter else -1), (name, what)
+            signs.add(dataset.PixelIntensityRelationshipSign)
+    assert signs == {1, -1}
+
+
 def test_digitised_film_says_so(images):
     assert to_dataset(identity_of("film-like"), images["film-like", "nothing"][0]).DetectorType == "FILM"

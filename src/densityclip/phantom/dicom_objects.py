@@ -170,7 +170,8 @@ def _add_mammogram(ds: Dataset, identity: ExamIdentity, image: GeneratedImage) -
     ds.DetectorType = "FILM" if identity.site.film else "DIRECT"
     ds.AcquisitionContextSequence = Sequence()
     ds.PixelIntensityRelationship = "LOG"
-    ds.PixelIntensityRelationshipSign = -1 if image.stored.inverted else 1
+    # 1: lower values are less X-ray intensity; -1: higher values are. Bright is dense, which is less.
+    ds.PixelIntensityRelationshipSign = 1 if image.stored.inverted else -1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
     ds.PresentationLUTShape = "INVERSE" if image.stored.inverted else "IDENTITY"
     _add_view(ds, identity, image)
