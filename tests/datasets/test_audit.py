@@ -218,7 +218,8 @@ def test_a_full_cohort_is_only_warned_of_what_no_cohort_shows() -> None:
         ({"to": {"race": None}}, "race_unknown", "not stated"),
         ({"modality": "DBT", "density": "A", "to": {"race": "Black", "patient_id": "one"}}, "race_thin", "Black (1 p"),
         ({"modality": "DBT", "to": {}, "else": {"race": None}}, "race_mostly_unknown", "33% only"),
-        ({"to": {"density_source": "simulated reader"}}, "generated", "Not for any patient"),
+        ({"to": {"density_source": "simulated reader"}}, "generated", "the exams were generated"),
+        ({"modality": "DBT", "to": {"density_source": "simulated reader"}}, "generated", "120 of 360 images were gen"),
         ({"density": "A", "to": {"implant": True}}, "no_implants", "90 images say that there is an implant"),
     ],
 )  # fmt: skip

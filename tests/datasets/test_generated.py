@@ -7,7 +7,8 @@ import pydicom
 import pytest
 
 from dataset_layouts import lay_out_embed, lay_out_rsna, no_file, write_header
-from densityclip.artifacts import hash_file
+from densityclip import steps
+from densityclip.artifacts import hash_file, read_json, read_table
 from densityclip.datasets import rsna
 from densityclip.datasets.contract import Request, collect
 from densityclip.datasets.generated import name_generated
@@ -29,6 +30,21 @@ def sources(folder: Path) -> set[str]:
 def test_an_image_that_says_it_is_generated_is_so_whatever_the_table_says(tmp_path):
     assert sources(lay_out_rsna(tmp_path / "real", write_header)) == {"table"}
     assert sources(lay_out_rsna(tmp_path / "generated", write_generated)) == {GENERATED_LABEL}
+
+
+def test_generated_images_without_any_label_are_counted_and_limit_the_use(tmp_path):
+    for name, write in (("real", write_header), ("generated", write_generated)):
+        for side in "LR":
+            write(tmp_path / "archive" / f"{name}-{side}.dcm", side, "CC", "DM", "plain")
+    steps.index(tmp_path / "archive", tmp_path / "both", dataset="dicom")
+    content = read_json(tmp_path / "both" / "audit.json", "")
+    assert "2 images were generated: no patient was imaged." in content["notes"]
+    limits = {limit["rule"]: limit["sentence"] for limit in content["limits"]}
+    assert list(limits) == ["research_only", "generated", "no_labels"]
+    assert "2 of 4 images were generated" in limits["generated"]
+    index = read_table(tmp_path / "both" / "index.parquet", "index")
+    named = {Path(path).name.split("-")[0]: source for path, source in index.select("path", "density_source").rows()}
+    assert named == {"real": None, "generated": GENERATED_LABEL}
 
 
 def about(folder: Path, tables: list[str], **more: object) -> None:

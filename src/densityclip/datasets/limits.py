@@ -19,8 +19,8 @@ _ALWAYS_OUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("nonstandard_view", "unknown_view", "magnification", "partial_view", "specimen", "special_acquisition"),
         "Not for other views than CC and MLO, nor for spot, magnified, specimen, contrast or biopsy images",
     ),
-    ("no_raw_images", ("for_processing",), "Not for raw images (For Processing)"),
 )
+_NO_RAW = ("no_raw_images", ("for_processing",), "Not for raw images (For Processing)")
 _RAW_ONLY = (
     "raw_images_only",
     ("for_presentation",),
@@ -36,13 +36,14 @@ def not_for(audit: Audit) -> list[Limit]:
 
     Args:
         audit: Content of `audit.json`; `totals`, `counts`, `density_by_modality`, `age`, `excluded` and
-            `for_processing` are read. Only labelled images count, for only they are trained on.
+            `for_processing` are read. Only labelled images count, for only they are trained on; of generated ones all
+            do, so that none of them passes as a patient's.
 
     Returns:
         `rule` (a stable word) and `sentence` of each limit, the general ones first. With no label at all there is
         nothing to train on, and that is said instead.
     """
-    limits = [_limit("research_only", "Research use only: not for the care of any patient.")]
+    limits = [_limit("research_only", "Research use only: not for the care of any patient."), *_generated(audit)]
     if not audit["totals"]["images_labelled"]:
         return [*limits, _limit("no_labels", "No image has a label: nothing can be trained or scored on this index.")]
     rules: tuple[Callable[[Audit], list[Limit]], ...] = (
@@ -89,23 +90,27 @@ def _with_patients(numbers: Mapping[str, int]) -> str:
     return _listed([f"{name} ({number} patient{'s' * (number != 1)})" for name, number in numbers.items()])
 
 
+def _generated(audit: Audit) -> list[Limit]:
+    """Said of all images at once if all that are labelled are generated; else with their number."""
+    rows, totals = audit["counts"]["density_source"], audit["totals"]
+    found = next((row for row in rows if row["value"] == GENERATED_LABEL), None)
+    if found is None:
+        return []
+    whole = found["images"] == totals["images"] or 0 < found["images_labelled"] == totals["images_labelled"]
+    which = "the exams" if whole else f"{found['images']:,} of {totals['images']:,} images"
+    said = f"Not for any patient: {which} were generated, and any label of theirs is a simulated reader's."
+    return [_limit("generated", said)]
+
+
 def _labels(audit: Audit) -> list[Limit]:
-    sources = _labelled(audit, "density_source")
-    if GENERATED_LABEL in sources:
-        limits = [
-            _limit("generated", "Not for any patient: the exams were generated, their labels are a simulated reader's.")
-        ]
-        if set(sources) == {GENERATED_LABEL}:
-            return limits
-    else:
-        limits = []
+    if set(_labelled(audit, "density_source")) == {GENERATED_LABEL}:
+        return []
     return [
-        *limits,
         _limit(
             "one_reading",
             "Not as a judge of readers: an image has one label, and nothing says who gave it or how often it was read. "
             "A model learns the habits of these readers; calibrate it where it is used.",
-        ),
+        )
     ]
 
 
@@ -215,7 +220,7 @@ def _left_out(audit: Audit) -> list[Limit]:
     numbers = {row["reason"]: row["images"] for row in audit["excluded"]}
     kept = sum(row["images"] for row in audit["counts"]["implant"] if row["value"] == "yes")
     limits = []
-    for rule, reasons, lead in (*_ALWAYS_OUT[:-1], _RAW_ONLY if audit.get("for_processing") else _ALWAYS_OUT[-1]):
+    for rule, reasons, lead in (*_ALWAYS_OUT, _RAW_ONLY if audit.get("for_processing") else _NO_RAW):
         left_out = sum(numbers.get(reason, 0) for reason in reasons)
         said = f"{lead}: such images are left out{f' ({left_out:,} here)' if left_out else ''}."
         if rule == "no_implants" and kept:

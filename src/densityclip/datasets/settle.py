@@ -94,9 +94,9 @@ def _label_by_reports(seen: pl.LazyFrame, notes: list[str]) -> pl.LazyFrame:
 
 
 def _name_generated(seen: pl.LazyFrame) -> pl.LazyFrame:
-    """Of an image that says itself that it is generated, no table can make a patient's."""
-    labelled = pl.col("_generated").fill_null(value=False) & pl.col("density").is_not_null()
-    source = pl.when(labelled).then(pl.lit(GENERATED_LABEL)).otherwise("density_source")
+    """Of an image that says itself that it is generated, no table can make a patient's, nor can the lack of one."""
+    generated = pl.col("_generated").fill_null(value=False)
+    source = pl.when(generated).then(pl.lit(GENERATED_LABEL)).otherwise("density_source")
     return seen.with_columns(source.alias("density_source"))
 
 
@@ -155,6 +155,7 @@ def _count(seen: pl.LazyFrame) -> list[str]:
             slabs=pl.col("_slab").sum(),
             lossy=pl.col("_lossy").sum(),
             turned=pl.col("_turned").sum(),
+            generated=(pl.col("density_source") == GENERATED_LABEL).sum(),
             nobody=(pl.col("patient_id") == pl.col("_study_uid")).sum(),
         )
     ).row(0, named=True)
@@ -171,6 +172,7 @@ def _count(seen: pl.LazyFrame) -> list[str]:
         (totals["slabs"], "DBT volumes are made of slabs (several slices joined), not of slices"),
         (totals["lossy"], "images went through a lossy compression"),
         (totals["turned"], "images have a Patient Orientation of the other side; the stated side was taken"),
+        (totals["generated"], "images were generated: no patient was imaged"),
         (totals["nobody"], "images have no Patient ID: each of their studies counts as a patient of its own"),
         (
             _run(many.select(pl.len())).item(),
