@@ -33,22 +33,21 @@ def test_truth_holds_the_fraction_that_was_drawn(exams):
             drawn = woman.fractions["LR".index(image.side)]
             assert image.truth.with_skin == pytest.approx(drawn, rel=0.02) or image.truth.without_skin < 0.02
             on_image = float(image.gland_mm.astype(float).sum()) * image.pitch_mm**2 / 1000
-            assert on_image == pytest.approx(image.truth.gland_cm3, rel=0.03)
+            assert on_image == pytest.approx(image.truth.gland_cm3, rel=0.005)
 
 
-# DM is windowed by its own range, which levels fatty breasts out.
-@pytest.mark.parametrize(("modality", "least"), [("DM", 0.5), ("s2D", 0.85), ("DBT", 0.85)])
-def test_denser_breasts_are_brighter(exams, modality, least):
-    seen = {"AU": ([], []), "NV": ([], [])}  # one vendor's grey does not compare with another's
-    for woman, images in exams:
-        truth, grey = seen[SITES["internal"].machines[woman.machine].serial[:2]]
+@pytest.mark.parametrize("modality", ["DM", "s2D", "DBT"])
+def test_dense_breasts_are_brighter_than_fatty_ones(exams, modality):
+    """Thirds, not ranks: the window follows each image's own range and levels breasts of like density out."""
+    truth, grey = [], []
+    for _, images in exams:
         for image in images:
             if image.modality == modality and image.view == "CC":
                 truth.append(image.truth.without_skin)
                 grey.append(shown(image)[..., image.breast].mean())
-    assert min(len(truth) for truth, _ in seen.values()) >= 6
-    for truth, grey in seen.values():
-        assert spearmanr(truth, grey).statistic > least
+    order, third = np.argsort(truth), len(truth) // 3
+    assert third >= 7
+    assert np.mean(np.array(grey)[order[-third:]]) > 1.3 * np.mean(np.array(grey)[order[:third]])
 
 
 @pytest.mark.parametrize("modality", ["DM", "s2D", "DBT"])

@@ -14,8 +14,10 @@ from densityclip.phantom.population import Woman
 from densityclip.phantom.randomness import keyed
 
 _NIPPLE_RADIUS_MM = 4.5
-# A plate of uniform thickness with a round edge holds this share of area times thickness.
+# A plate of uniform thickness with a round edge holds about this share of area times thickness.
 _FILLED = 0.86
+# A quarter circle of radius r leaves out (1 - pi/4) r2 of its square: of an edge as deep as 0.46 of the thickness.
+_EDGE_LOSS = 0.46 * (1 - np.pi / 4)
 
 Image = NDArray[np.float32]
 
@@ -29,7 +31,7 @@ class Traits:
         pectoral_degrees: Angle of the pectoral edge with the chest wall in MLO.
         pectoral_top_mm: Width of the muscle at the top of an MLO.
         pectoral_share: Share of the inner thickness that is muscle at its edge.
-        nipple_rise_mm: Nipple above the middle of the image.
+        nipple_rise_mm: Nipple in MLO above a line at 56% of the image's height.
         skin_mm: Thickness of the skin.
         fold: Whether the fold below the breast is seen in MLO, left and right.
         side_volume: Volume of the left and of the right breast, as shares of the woman's mean.
@@ -59,10 +61,11 @@ class Anatomy:
 
     Attributes:
         top: First row of the detector that the arrays hold, a multiple of 4.
-        breast: `[rows, columns]`, where there is breast; pectoral muscle and fold count as inside.
+        breast: `[rows, columns]`, where there is breast; pectoral muscle counts as inside.
         thickness: `[rows, columns]`, of all tissue along the ray.
         skin: `[rows, columns]`, of skin along the ray.
         muscle: `[rows, columns]`, share of the inner thickness that is muscle, 0 to 1.
+        fold: `[rows, columns]`, what lies beside the breast below its fold, mm; no part of the breast.
         crease: `[rows, columns]`, skin folded double by the paddle, mm; rare.
         distance: `[rows, columns]`, from the outline, mm.
         nipple_mm: Row of the nipple.
@@ -77,6 +80,7 @@ class Anatomy:
     thickness: Image
     skin: Image
     muscle: Image
+    fold: Image
     crease: Image
     distance: Image
     nipple_mm: float
@@ -84,6 +88,11 @@ class Anatomy:
     half_mm: float
     total_mm: float
     layers: int
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """`[rows, columns]`, where the image shows tissue, the breast's or what is beside it."""
+        return self.breast | (self.fold > 0)
 
     @property
     def layer_mm(self) -> float:
@@ -189,10 +198,46 @@ def _distance(breast: NDArray[np.bool_], pitch: float) -> Image:
     return np.where(breast, np.maximum(smooth, np.float32(0.15)), np.float32(0)) * np.float32(pitch)
 
 
+def _fitting(
+    view: str,
+    volume_cm3: float,
+    total_mm: float,
+    depth_mm: float,
+    half_mm: float,
+    traits: Traits,
+    y: Image,
+    rng: np.random.Generator,
+) -> tuple[Image, float, float]:
+    """An outline whose plate with a round edge holds a volume: reach, row of the nipple, and half the width, mm.
+
+    An outline's own shape decides how much it holds, and the axilla does not shrink with the breast: the same draws are
+    tried at a few sizes.
+    """
+    shape = int(rng.integers(2**32))
+    pitch = float(y[1] - y[0])
+    scale = 1.0
+    for _ in range(4):
+        reach, _ = _outline(view, scale * depth_mm, scale * half_mm, traits, y, np.random.default_rng(shape))
+        # The rounded edge takes off what a plate of this perimeter loses.
+        area = float(reach.sum()) * pitch
+        perimeter = float(np.hypot(np.diff(reach), pitch)[reach[1:] > 0].sum())
+        held = (area * total_mm - perimeter * _EDGE_LOSS * total_mm**2) / 1000
+        scale *= float(np.clip(np.sqrt(volume_cm3 / max(held, 0.2 * volume_cm3)), 0.7, 1.4))
+    reach, nipple = _outline(view, scale * depth_mm, scale * half_mm, traits, y, np.random.default_rng(shape))
+    return reach, nipple, scale * half_mm
+
+
 def _rounded(distance_mm: NDArray[np.floating], thickness_mm: float, radius_mm: float) -> Image:
     """Thickness of a plate with a round edge, by distance from the edge."""
     u = 1 - np.clip(distance_mm / radius_mm, 0, 1)
     return (thickness_mm * np.sqrt(np.maximum(1 - u * u, 0))).astype(np.float32)
+
+
+def _plate(distance: Image, total_mm: float, radius_mm: float, skin_mm: float) -> tuple[Image, Image]:
+    """All tissue along the ray, and the skin of it, of a plate with a round edge: mm."""
+    thickness = _rounded(distance, total_mm, radius_mm)
+    inner = _rounded(distance - skin_mm, total_mm - 2 * skin_mm, radius_mm - skin_mm)
+    return thickness, thickness - np.minimum(np.where(distance > skin_mm, inner, 0), thickness)
 
 
 def _muscle(view: str, traits: Traits, nipple_mm: float, y: Image, x: Image, rng: np.random.Generator) -> Image:
@@ -217,7 +262,7 @@ def _muscle(view: str, traits: Traits, nipple_mm: float, y: Image, x: Image, rng
     return (wedge * (edge > 0.5)).astype(np.float32)
 
 
-def _fold(reach: Image, nipple_mm: float, half_mm: float, y: Image, x: Image, rng: np.random.Generator) -> Image:
+def _fold(nipple_mm: float, half_mm: float, y: Image, x: Image, rng: np.random.Generator) -> Image:
     """Skin and fat of the abdomen below the fold of an MLO: thickness in mm."""
     start = nipple_mm + rng.uniform(0.75, 0.95) * half_mm
     width = rng.uniform(6.0, 22.0) * np.clip((y - start) / 25.0, 0, 1) ** 0.7
@@ -259,42 +304,28 @@ def build_anatomy(view: str, side: str, woman: Woman, traits: Traits, grid: Grid
     half_mm, depth_mm = traits.size_mm(woman, side)
     pitch = grid.pitch_mm
     y = ((np.arange(grid.rows, dtype=np.float32) + 0.5) * pitch)[:, None]
-    shape = int(rng.integers(2**32))
-    reach, nipple = _outline(view, depth_mm, half_mm, traits, y[:, 0], np.random.default_rng(shape))
-    # The outline's own shape decides how much it holds: it is drawn once more at the size that holds the volume.
-    aim_mm2 = 1000.0 * woman.volume_cm3 * traits.side_volume[number] / (_FILLED * total_mm)
-    scale = float(np.clip(np.sqrt(aim_mm2 / (float(reach.sum()) * pitch)), 0.75, 1.35))
-    half_mm, depth_mm = scale * half_mm, scale * depth_mm
-    reach, nipple = _outline(view, depth_mm, half_mm, traits, y[:, 0], np.random.default_rng(shape))
+    aim_cm3 = woman.volume_cm3 * traits.side_volume[number]
+    reach, nipple, half_mm = _fitting(view, aim_cm3, total_mm, depth_mm, half_mm, traits, y[:, 0], rng)
     at_nipple = float(reach[min(int(nipple / pitch), len(reach) - 1)])
-    columns = min(grid.columns, int((max(float(reach.max()), at_nipple + _NIPPLE_RADIUS_MM) + 3.0) / pitch) + 2)
+    columns = int((max(float(reach.max()), at_nipple + _NIPPLE_RADIUS_MM) + 3.0) / pitch) + 2
+    columns = min(grid.columns, -(-columns // 4) * 4)  # slices have three columns for four of the detector
     x = ((np.arange(columns, dtype=np.float32) + 0.5) * pitch)[None, :]
     proud = rng.uniform(-1.0, 0.5) * _NIPPLE_RADIUS_MM  # in profile, or lying in the breast
     breast = (x < reach[:, None]) | ((x - at_nipple - proud) ** 2 + (y - nipple) ** 2 < _NIPPLE_RADIUS_MM**2)
     fold = np.zeros(breast.shape, dtype=np.float32)
     if view == "MLO" and traits.fold[number]:
-        fold = _fold(reach, nipple, half_mm, y, x, rng)
+        fold = _fold(nipple, half_mm, y, x, rng)
     top, bottom = _held_rows(breast | (fold > 0))
     y, breast, fold = y[top:bottom], breast[top:bottom], fold[top:bottom]
     distance = _distance(breast, pitch)
-    radius = rng.uniform(0.4, 0.52) * total_mm
-    thickness = _rounded(distance, total_mm, radius)
-    skin_mm = traits.skin_mm
-    inner = _rounded(distance - skin_mm, total_mm - 2 * skin_mm, radius - skin_mm)
-    inner = np.minimum(np.where(distance > skin_mm, inner, 0), thickness)
-    skin = thickness - inner
-    thicker = np.maximum(fold - thickness, 0) if fold.any() else fold
-    thickness = np.minimum(thickness + thicker, np.float32(total_mm))
-    skin = np.minimum(skin + np.where(thicker > 0, 4 * skin_mm, 0), thickness)
-    muscle = _muscle(view, traits, nipple, y, x, rng) * breast
-    # What is folded there is denser than fat, and no part of the breast.
-    muscle = np.where(thicker > 0, np.float32(0.35), muscle)
+    thickness, skin = _plate(distance, total_mm, rng.uniform(0.4, 0.52) * total_mm, traits.skin_mm)
     return Anatomy(
         top=top,
-        breast=breast | (fold > 0),
+        breast=breast,
         thickness=thickness,
         skin=skin,
-        muscle=muscle,
+        muscle=_muscle(view, traits, nipple, y, x, rng) * breast,
+        fold=np.where(breast, np.float32(0), np.minimum(fold, np.float32(total_mm))),
         crease=_crease(distance, reach, view, y, x, rng),
         distance=distance,
         nipple_mm=nipple,

@@ -62,6 +62,7 @@ class GeneratedImage:
         stored: Pixels and window.
         gland_mm: `[rows, columns]` float16, fibroglandular tissue along the ray.
         breast: `[rows, columns]`, where there is breast.
+        film: Whether it is film on a scanner.
         pitch_mm: Side of a pixel.
         slab_mm: Distance of slices.
         thickness_mm: Compressed thickness.
@@ -75,6 +76,7 @@ class GeneratedImage:
     stored: Stored
     gland_mm: NDArray[np.float16]
     breast: NDArray[np.bool_]
+    film: bool
     pitch_mm: float
     slab_mm: float
     thickness_mm: float
@@ -198,34 +200,37 @@ def _signals(view: _View, *, implant: bool = False) -> Iterator[tuple[str, NDArr
     if "DM" in wanted:
         yield "DM", mammogram(path, plain, view.anatomy, view.grid.pitch_mm, view.look, view.draws("exposure", "DM"))
     if {"s2D", "DBT"} & set(wanted):
-        rng = view.draws("exposure", "DBT")
-        stack = tomosynthesis.slices(path, plain, view.anatomy, view.grid, view.look, rng)
+        rng, look = view.draws("exposure", "DBT"), view.look.digital
+        stack = tomosynthesis.slices(path, plain, view.anatomy, view.grid, look, rng)
         if "s2D" in wanted:
             pitch = view.grid.pitch_mm / tomosynthesis.TOMO_SCALE
-            yield "s2D", tomosynthesis.synthesized(stack, pitch, view.anatomy.total_mm / len(stack), view.look)
+            yield "s2D", tomosynthesis.synthesized(stack, pitch, view.anatomy.total_mm / len(stack), look)
         if "DBT" in wanted:
             yield "DBT", stack
 
 
 def _image(view: _View, modality: str, kind: str, values: NDArray[np.float32]) -> GeneratedImage:
     """A signal as stored pixels, with the truth on the same grid."""
-    gland, breast = view.tissue.gland.sum(axis=0), view.anatomy.breast
+    gland, breast, seen = view.tissue.gland.sum(axis=0), view.anatomy.breast, view.anatomy.seen
     shape, top, pitch = (view.grid.rows, view.grid.columns), view.anatomy.top, view.grid.pitch_mm
     if modality != "DM":
         shape, top = tomosynthesis.small_shape(*shape), round(top * tomosynthesis.TOMO_SCALE)
         gland = smaller(gland, *values.shape[-2:])
-        breast = smaller(breast.astype(np.float32), *values.shape[-2:]) > 0.4
+        breast, seen = (smaller(mask.astype(np.float32), *values.shape[-2:]) > 0.4 for mask in (breast, seen))
         pitch /= tomosynthesis.TOMO_SCALE
     slab_mm = view.anatomy.total_mm / len(values) if values.ndim == 3 else view.grid.slice_mm
-    whole = _on_detector(breast, shape, top), _on_detector(gland, shape, top)
-    return _stored(view, modality, kind, values, top, *whole, pitch, slab_mm, view.look)
+    seen, breast, gland = (_on_detector(part, shape, top) for part in (seen, breast, gland))
+    look = view.look if modality == "DM" else view.look.digital
+    return _stored(view, modality, kind, values, top, seen, breast, gland, pitch, slab_mm, look)
 
 
 def _spot(view: _View, values: NDArray[np.float32]) -> GeneratedImage:
     """A part of the DM image, magnified under a small paddle."""
     part, seen, gland, factor = magnified(values, view.tissue.gland.sum(axis=0), view.anatomy, view.grid)
     look = replace(view.look, padding=False)
-    return _stored(view, "DM", "spot", part, 0, seen, gland, view.grid.pitch_mm / factor, view.grid.slice_mm, look)
+    return _stored(
+        view, "DM", "spot", part, 0, seen, seen, gland, view.grid.pitch_mm / factor, view.grid.slice_mm, look
+    )
 
 
 def _stored(
@@ -234,6 +239,7 @@ def _stored(
     kind: str,
     values: NDArray[np.float32],
     top: int,
+    seen: NDArray[np.bool_],
     breast: NDArray[np.bool_],
     gland: NDArray[np.float32],
     pitch_mm: float,
@@ -241,7 +247,7 @@ def _stored(
     look: Look,
 ) -> GeneratedImage:
     rng = view.draws("presentation", modality, kind)
-    stored = present(values, top, breast, kind=modality, side=view.side, view=view.view, look=look, rng=rng)
+    stored = present(values, top, seen, kind=modality, side=view.side, view=view.view, look=look, rng=rng)
     return GeneratedImage(
         modality=modality,
         side=view.side,
@@ -250,6 +256,7 @@ def _stored(
         stored=stored,
         gland_mm=_as_seen(gland, view.side).astype(np.float16),
         breast=_as_seen(breast, view.side),
+        film=look.film,
         pitch_mm=pitch_mm,
         slab_mm=slab_mm,
         thickness_mm=view.anatomy.total_mm,

@@ -190,9 +190,8 @@ def _calcifications(
     """Benign ones: a few round ones, and in older women tracks in the wall of an artery."""
     parts = []
     for _ in range(int(rng.poisson(1.2))):
-        place = np.array([[rng.normal(0, 0.4), rng.normal(0, 0.4), rng.uniform(0.15, 0.9)]], dtype=np.float32)
-        radius = float(rng.uniform(0.2, 0.9))
-        parts.append(Specks(place=place, volume_mm3=np.array([4.2 * radius**3], dtype=np.float32)))
+        centre = np.array([rng.normal(0, 0.4), rng.normal(0, 0.4), rng.uniform(0.15, 0.9)]) * scale
+        parts.append(_oval(centre, np.full(3, rng.uniform(0.2, 0.9)), scale, 1.0, rng))
     if arteries and rng.random() < np.clip((woman.age - 50) / 60, 0, 0.45):
         for part in arteries:
             kept = rng.random(len(part.place)) < 0.4
@@ -215,7 +214,9 @@ def splat(volume: NDArray[np.float32], specks: Specks, anatomy: Anatomy, view: s
     inside = (row >= 0) & (row < rows - 1) & (column >= 0) & (column < columns - 1)
     row, column, y, x, through = row[inside], column[inside], y[inside], x[inside], through[inside]
     height = anatomy.thickness[row, column]
-    layer = np.clip(through, -0.92, 0.92) * height / 2 / np.float32(anatomy.layer_mm) + anatomy.layers / 2
+    # At the height that the fields give, or under the skin where the breast is thinner.
+    z = np.clip(through * np.float32(anatomy.total_mm), -0.92 * height, 0.92 * height) / 2
+    layer = z / np.float32(anatomy.layer_mm) + anatomy.layers / 2
     layer = np.clip(layer.astype(np.int64), 0, anatomy.layers - 1)
     amount = specks.volume_mm3[inside] / np.float32(grid.pitch_mm**2) * (height > 2.0)
     fy, fx = y - row, x - column

@@ -1,6 +1,6 @@
 """How acquisition and processing make an image look: the invented vendors, scanned film, and looks drawn at random."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ class Look:
         equalisation: Share of the thickness signal that processing takes out, 0 to 1.
         edge_mm: How coarsely the thickness is estimated near the skin: the coarser, the brighter the skin line.
         scatter_correction: Share of the expected scatter that processing takes out, 0 to 1.
-        gains: Added to structures of about 1, 3 and 9 mm in a DM image.
+        gains: Added to structures of about 1, 2 and 6 mm in a DM image.
         noise: Standard deviation of the grain that processing leaves on a DM pixel, in units of optical path.
         blur_mm: Standard deviation of detector and focal-spot blur.
         gamma: Exponent of the presentation curve; below 1 lifts the dark grey.
@@ -52,6 +52,13 @@ class Look:
     s2d_sharpening: float
     s2d_floor: float
     film: bool = False
+
+    @property
+    def digital(self) -> "Look":
+        """The look of slices and synthesized images, which no film shows."""
+        if not self.film:
+            return self
+        return replace(self, film=False, equalisation=0.95, scatter_correction=0.95)
 
     def __post_init__(self) -> None:
         if self.window_function not in ("LINEAR", "SIGMOID"):
@@ -148,7 +155,7 @@ FILM = Look(
     energy_kev=18.5,
     equalisation=0.55,
     edge_mm=0.9,
-    scatter_correction=0.95,
+    scatter_correction=0.0,
     gains=(0.0, 0.0, 0.0),
     noise=0.03,
     blur_mm=0.15,
@@ -177,7 +184,7 @@ def draw_look(rng: np.random.Generator) -> Look:
         energy_kev=float(rng.uniform(17.5, 24.0)),
         equalisation=float(rng.uniform(0.4, 0.9) if film else rng.uniform(0.86, 1.0)),
         edge_mm=float(rng.uniform(0.2, 1.2)),
-        scatter_correction=float(rng.uniform(0.9, 1.02)),
+        scatter_correction=0.0 if film else float(rng.uniform(0.9, 1.02)),
         gains=(0.0, 0.0, 0.0) if film else (gains[0], gains[1], gains[2]),
         noise=float(np.exp(rng.uniform(np.log(0.001), np.log(0.012)))),
         blur_mm=float(rng.uniform(0.1, 0.6)),

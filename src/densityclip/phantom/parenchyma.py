@@ -204,8 +204,8 @@ def turned(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """From a view's axes (towards row 0, through the plates) to u and v.
 
-    A CC has the outer side at row 0 and is pressed from above; an MLO is turned by 45 degrees. The turn is its own
-    inverse up to the order of its arguments: see `pressed`.
+    A CC has the outer side at row 0 and is pressed from above; an MLO is turned by 45 degrees. It is a reflection, and
+    so its own inverse: see `pressed`.
     """
     angle = np.radians(VIEW_DEGREES[view])
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))

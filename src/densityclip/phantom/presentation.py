@@ -84,7 +84,7 @@ def _levels(values: NDArray[np.float32], breast: NDArray[np.bool_], kind: str, l
         # The dense end is spared from saturation, and a fatty breast is not stretched until it looks dense.
         own_high = max(own_high, low + _LEAST_RANGE[kind] * (high - low))
         own_low = min(own_low, low + 0.25 * (high - low))
-    high = max((1 - look.adaptive) * high + look.adaptive * own_high, 0.92 * own_high)
+    high = max((1 - look.adaptive) * high + look.adaptive * own_high, own_high)
     # Fat is dark in nearly every image: the dark end follows the image more than the bright one.
     following = 0.6 + 0.4 * look.adaptive
     low = (1 - following) * low + following * own_low
@@ -120,7 +120,7 @@ def present(
         values: `[rows, columns]` or `[frames, rows, columns]`, chest wall at column 0; may have fewer rows and columns
             than the image, whose rest is air.
         top: Row of the image that the first row of the values is.
-        breast: `[rows, columns]` of the image.
+        breast: `[rows, columns]` of the image, where it shows tissue.
         kind: `DM`, `s2D` or `DBT`.
         side: `L` (stays) or `R` (mirrored: chest wall at the last column).
         view: For the marker.

@@ -10,15 +10,14 @@ from densityclip.phantom.xray import GRID_PASSES, exposed, scatter_correction, s
 
 Image = NDArray[np.float32]
 
-_BANDS_MM = (0.7, 2.0, 6.0, 18.0)
+_BANDS_MM = (0.7, 2.0, 6.0)
 
 
 def smooth_within(plain: Image, sigma_px: float) -> Image:
-    """Smooth what the breast absorbs, without mixing in the air beside it: `[..., rows, columns]`."""
-    sigma = (0.0,) * (plain.ndim - 2) + (sigma_px, sigma_px)
+    """Smooth what the breast absorbs, `[rows, columns]`, without mixing in the air beside it."""
     inside = (plain > 0).astype(np.float32)
-    weight = gaussian_filter(inside, sigma, mode="nearest", truncate=2.5)
-    smooth = gaussian_filter(plain, sigma, mode="nearest", truncate=2.5)
+    weight = gaussian_filter(inside, sigma_px, mode="nearest", truncate=2.5)
+    smooth = gaussian_filter(plain, sigma_px, mode="nearest", truncate=2.5)
     return smooth * inside / np.maximum(weight, np.float32(1e-3))
 
 
@@ -39,10 +38,11 @@ def mammogram(
         `[rows, columns]`: optical path above most of what fat and skin absorb.
     """
     absorbed, fatty = path.sum(axis=0), plain.sum(axis=0)
-    scatter = scatter_of(absorbed, anatomy.thickness, pitch_mm=pitch_mm, grid_passes=GRID_PASSES)
+    thickness = anatomy.thickness + anatomy.fold
+    scatter = scatter_of(absorbed, thickness, pitch_mm=pitch_mm, grid_passes=GRID_PASSES)
     signal = exposed(absorbed, scatter, pitch_mm=pitch_mm, blur_mm=look.blur_mm, kind="DM", rng=rng)
     signal += scatter_correction(
-        fatty, anatomy.thickness, pitch_mm=pitch_mm, grid_passes=GRID_PASSES, share=look.scatter_correction
+        fatty, thickness, pitch_mm=pitch_mm, grid_passes=GRID_PASSES, share=look.scatter_correction
     )
     return _processed(signal, fatty, pitch_mm, look, rng)
 
@@ -56,7 +56,7 @@ def _processed(signal: Image, fatty: Image, pitch_mm: float, look: Look, rng: np
         excess -= np.asarray((1 - look.equalisation) * np.percentile(smooth, 90), dtype=np.float32)
     out = excess.copy()
     finer = excess
-    for gain, scale_mm in zip(look.gains, _BANDS_MM, strict=False):
+    for gain, scale_mm in zip(look.gains, _BANDS_MM, strict=True):
         coarser = gaussian_filter(excess, max(scale_mm, 0.8 * pitch_mm) / pitch_mm, mode="nearest", truncate=2.5)
         if gain:
             out += np.float32(gain) * (finer - coarser)

@@ -32,6 +32,7 @@ class Tissue:
         muscle: Pectoral muscle.
         vessels: Blood vessels, lymph nodes and folded skin: soft, and not gland.
         chalk: Calcifications.
+        beside: What lies below the fold of an MLO, no part of the breast.
     """
 
     outer: Volume
@@ -40,6 +41,7 @@ class Tissue:
     muscle: Volume
     vessels: Volume
     chalk: Volume
+    beside: Volume
 
 
 def fill(
@@ -82,7 +84,9 @@ def fill(
     splat(vessels, lines.vessels, anatomy, view, grid)
     vessels[-1] += anatomy.crease
     splat(chalk, lines.calcifications, anatomy, view, grid)
-    return Tissue(outer=outer, inner=inner, gland=gland, muscle=muscle, vessels=vessels, chalk=chalk)
+    np.minimum(chalk, inner, out=chalk)
+    beside = anatomy.in_layers(anatomy.fold)
+    return Tissue(outer=outer, inner=inner, gland=gland, muscle=muscle, vessels=vessels, chalk=chalk, beside=beside)
 
 
 def _arrangement(
@@ -114,21 +118,18 @@ def _arrangement(
 
 def _add_detail(score: Volume, exponent: float, clump_mm: float, grid: Grid, rng: np.random.Generator) -> None:
     """Continue the texture's spectrum beyond the fields' grid, by a few tiles laid on the layers in turn."""
+    begins = 1 / _DETAIL_BELOW_MM
+    if 0.5 / grid.pitch_mm <= begins:
+        return
     rows, columns = score.shape[1:]
     shape = (fft.next_fast_len(rows, real=True), fft.next_fast_len(columns, real=True))
     ky = np.fft.fftfreq(shape[0], grid.pitch_mm).astype(np.float32)[:, None]
     kx = np.fft.rfftfreq(shape[1], grid.pitch_mm).astype(np.float32)[None, :]
     k = np.sqrt(ky * ky + kx * kx)
-    begins = 1 / _DETAIL_BELOW_MM
     amplitude = np.where(k > begins, np.maximum(k, begins) ** np.float32(-(exponent - 1) / 2), 0)
     # Variance of a three-dimensional power law between two frequencies falls with k to the power of 3 - exponent.
     power, nyquist = exponent - 3.0, 0.5 / grid.pitch_mm
-    if abs(power) < 1e-3:
-        share = np.log(nyquist / begins) / np.log(nyquist * clump_mm)
-    else:
-        share = (begins**-power - nyquist**-power) / (clump_mm**power - nyquist**-power)
-    if share <= 0:
-        return
+    share = (begins**-power - nyquist**-power) / (clump_mm**power - nyquist**-power)
     tiles = []
     for _ in range(_DETAIL_TILES):
         noise = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]

@@ -60,7 +60,7 @@ def slices(path: Volume, plain: Volume, anatomy: Anatomy, grid: Grid, look: Look
     rows, columns = small_shape(*path.shape[1:])
     pitch = grid.pitch_mm / TOMO_SCALE
     arc = _Arc(angles=np.radians(np.linspace(-0.5, 0.5, look.projections) * look.tomo_degrees), pitch_mm=pitch)
-    margin = int(anatomy.total_mm / 2 * np.max(arc.slopes)) + 6
+    margin = 2 * int(anatomy.total_mm / 2 * np.max(arc.slopes)) + 6
     # The axilla goes on above the image: rows are continued there, so that no edge is backprojected into the breast.
     volume = np.pad(smaller(path, rows, columns), ((0, 0), (margin, margin), (0, 0)), mode="edge")
     empty = np.pad(smaller(plain, rows, columns), ((0, 0), (margin, margin), (0, 0)), mode="edge")
@@ -100,7 +100,7 @@ def _shifts(pixels: NDArray[np.floating], length: int) -> NDArray[np.complex64]:
 
 
 def _backproject(signal: Volume, arc: _Arc, total_mm: float, number: int, look: Look, length: int) -> Volume:
-    """Ramp along the travel of the tube, rounded off by a Hann window, then shift and add for every slice."""
+    """Ramp along the travel of the tube, rounded off by a weak Hann window, then shift and add for every slice."""
     spectrum = fft.rfft(signal, n=length, axis=1)
     frequencies = np.fft.rfftfreq(length) / arc.pitch_mm  # 1/mm
     ramp = look.ramp_floor + (1 - look.ramp_floor) * np.minimum(frequencies / 0.3, 1.0)
