@@ -407,8 +407,9 @@ def _open_model(folder: Path) -> "Bundle":
     from densityclip.model.bundle import load_bundle
 
     bundle = load_bundle(folder)
-    if bundle.generated_only:
-        terminal.say("This model was trained on generated exams only: its answers on real images are a trial, no more.")
+    if bundle.generated_note:
+        trial = " Its answers on real images are a trial, no more." if bundle.generated_only else ""
+        terminal.say(bundle.generated_note + trial)
     terminal.say("Research use only; not a medical device.")
     return bundle
 

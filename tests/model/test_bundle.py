@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from densityclip.errors import UserError
+from densityclip.imaging.recipe import Recipe
 from densityclip.model.biomedclip import load_foundation
-from densityclip.model.bundle import load_bundle
+from densityclip.model.bundle import Bundle, load_bundle
+from densityclip.model.prompts import DEFAULT_PROMPTS
 
 # The road's own bundle: what a training really leaves.
 
@@ -66,6 +69,27 @@ def test_the_provenance_says_what_the_model_knows(bundle: Path):
     products = [data["training_prior"][name] * count for name, count in counts.items()]
     assert products == pytest.approx([products[0]] * len(products), rel=1e-3)
     assert sum(data["training_prior"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "share", "said"),
+    [
+        (
+            {"generated": True, "images_generated": 4999, "images": 5000},
+            0.9998,
+            "^Of 5,000 .* 4,999 were generated",
+        ),
+        ({"generated": True, "images_generated": 5000, "images": 5000}, 1.0, "generated exams only"),
+        ({"generated": True, "images": 5000}, 1.0, "generated exams only"),
+        ({"generated": False, "images_generated": 0, "images": 5000}, 0.0, "^$"),
+        ({}, 0.0, "^$"),
+    ],
+)
+def test_one_real_image_among_generated_ones_does_not_silence_the_bundle(data, share, said):
+    bundle = Bundle(Path("nowhere"), Recipe(height=32, width=32), DEFAULT_PROMPTS, {}, {"data": data})
+    assert bundle.generated_share == share
+    assert re.search(said, bundle.generated_note)
+    assert bundle.generated_only == (share == 1)
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "class_embeddings.safetensors", "open_clip_model.safetensors"])

@@ -10,6 +10,7 @@ from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.imaging.recipe import Recipe
 from densityclip.model.prompts import DEFAULT_PROMPTS
+from densityclip.records import GENERATED_LABEL
 from densityclip.training.batches import (
     CaptionTable,
     ImageStore,
@@ -17,6 +18,8 @@ from densityclip.training.batches import (
     apply_augmentation,
     draw_augmentation,
 )
+from densityclip.training.config import TrainConfig
+from densityclip.training.fit import training_summary
 
 SIZE = 24
 MODALITIES = ("DM", "DBT")
@@ -55,6 +58,15 @@ def store() -> ImageStore:
 def batches(store: ImageStore, **changes) -> TrainingBatches:
     settings = {"batch_size": 4, "seed": 3, "plain_share": 0.5, "augment": False} | changes
     return TrainingBatches(store, CaptionTable.build(DEFAULT_PROMPTS, MODALITIES), **settings)
+
+
+@pytest.mark.parametrize("real", [0, 1, 12])
+def test_what_a_training_says_of_itself_counts_every_generated_image(store: ImageStore, real: int):
+    sources = ["table"] * real + [GENERATED_LABEL] * (len(store) - real)
+    store.items = store.items.with_columns(density_source=pl.Series(sources))
+    said = training_summary(store, TrainConfig(modalities=MODALITIES))
+    assert len(store) == said["images"] == 12
+    assert (said["generated"], said["images_generated"]) == (real < 12, 12 - real)
 
 
 def test_a_test_patients_images_are_not_in_the_training_part(store: ImageStore):

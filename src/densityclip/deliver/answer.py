@@ -31,6 +31,7 @@ def exam_answer(rows: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "notice": NOTICE,
         "trained_on_generated_exams_only": bundle.generated_only,
+        "generated_share_of_training": bundle.generated_share,
         "calibrated": bool(bundle.calibration["calibrated"]),
         "model": {"weights_sha256": bundle.model_hash, "densityclip": __version__},
         "exam_id": rows["exam_id"][0],

@@ -51,9 +51,30 @@ class Bundle:
     provenance: dict[str, Any]
 
     @property
+    def generated_share(self) -> float:
+        """Share of the images trained on that were generated, 0 to 1."""
+        data = self.provenance["data"]
+        if not data.get("generated", False):
+            return 0.0
+        # Bundles from before the number was written said `generated` of nothing but generated images.
+        return float(data["images_generated"] / data["images"]) if "images_generated" in data else 1.0
+
+    @property
     def generated_only(self) -> bool:
         """Whether the model was trained on generated exams only."""
-        return bool(self.provenance["data"].get("generated", False))
+        return self.generated_share == 1.0
+
+    @property
+    def generated_note(self) -> str:
+        """What must be said of a model that generated exams taught; blank for one that saw none."""
+        if self.generated_only:
+            return "This model was trained on generated exams only."
+        if not self.generated_share:
+            return ""
+        data = self.provenance["data"]
+        return (
+            f"Of {data['images']:,} images that this model learned from, {data['images_generated']:,} were generated."
+        )
 
     @property
     def model_hash(self) -> str:

@@ -48,7 +48,7 @@ def explain(
     if not everything:
         raise UserError("no image could be mapped", "look at the reasons in predictions.csv of `densityclip predict`")
     scale_max = shared_scale([item.tokens for item in everything])
-    generated = " The model was trained on generated exams only." if predictor.bundle.generated_only else ""
+    note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
     written, done = {}, 0
     for name, group in maps.items():
         if not group:
@@ -57,7 +57,7 @@ def explain(
             group,
             out / name,
             scale_max,
-            note=RESEARCH_USE + generated,
+            note=note,
             truth=(truth or {}).get(name),
             title=f"{title}{f', {name}' if name else ''}" if title is not None else None,
             progress=None if progress is None else _shifted(progress, done, len(everything)),

@@ -85,7 +85,7 @@ def fit(
     write_json(out / REQUEST, request)
     _run(task, out, config, progress)
     _write_history(out, task.history)
-    _finish(task, foundation, bundle, recipe, request, data | _training_summary(train, config), calibration)
+    _finish(task, foundation, bundle, recipe, request, data | training_summary(train, config), calibration)
     return bundle
 
 
@@ -297,14 +297,17 @@ def _write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
         pl.DataFrame(history, schema=HISTORY_SCHEMA, orient="row").write_csv(temporary)
 
 
-def _training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any]:
+def training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any]:
     """What the bundle says of its data: counts, and the prior that its logits carry (`calibrate.prior_shift`)."""
     from densityclip.training.weighting import class_weights
 
     counts = np.bincount(train.labels, minlength=4)
     weights = class_weights(counts.tolist(), config.class_weights)
+    # A source that is not stated is nobody's word that the image was generated.
+    generated = int((train.items["density_source"] == GENERATED_LABEL).sum())
     return {
-        "generated": bool((train.items["density_source"] == GENERATED_LABEL).all()),
+        "generated": generated > 0,
+        "images_generated": generated,
         "images": len(train),
         "patients": train.items["patient_id"].n_unique(),
         "images_by_category": dict(zip(CATEGORIES, counts.tolist(), strict=True)),
