@@ -63,8 +63,10 @@ def phantom(
     exams: Annotated[int, typer.Option(min=1, help="Exams, one a patient.")] = 10,
     site: Annotated[str, typer.Option(help="internal, rsna-like, embed-like, film-like or varied.")] = "internal",
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    size: Annotated[int, typer.Option(min=64, help="Rows of a DM image.")] = 288,
-    slice_mm: Annotated[float, typer.Option("--slice-mm", help="Distance of tomosynthesis slices.")] = 1.0,
+    size: Annotated[int, typer.Option(help="Rows of a DM image, a multiple of 16 from 96 to 1024.")] = 288,
+    slice_mm: Annotated[
+        float, typer.Option("--slice-mm", help="Distance of tomosynthesis slices, 0.5 to 10 mm.")
+    ] = 1.0,
     volumes: Annotated[
         bool, typer.Option("--volumes", help="Write the volumes that embed-like names and leaves out.")
     ] = False,
@@ -77,7 +79,7 @@ def phantom(
     Example: densityclip phantom --out exams --exams 60 --site embed-like --volumes --slice-mm 4
     """
     from densityclip import terminal
-    from densityclip.phantom.generate import generate
+    from densityclip.phantom.generate import generate, where_to_index
 
     with terminal.progress("phantom") as report:
         made = generate(
@@ -91,9 +93,10 @@ def phantom(
             workers=workers,
             progress=report,
         )
-    table = "" if made.source == made.folder else f" --table {made.table}"
-    terminal.say(f"{exams} generated exams of site {site} are in {made.source}, {made.images} images.")
-    terminal.say(f"Next: densityclip index {made.source} --dataset {made.dataset}{table} --out INDEX")
+    layout, source, labels = where_to_index(site, out)
+    table = f" --table {labels}" if labels else ""
+    terminal.say(f"{exams} generated exams of site {site} are in {source}, {made.images} images.")
+    terminal.say(f"Next: densityclip index {source} --dataset {layout}{table} --out INDEX")
 
 
 @app.command()

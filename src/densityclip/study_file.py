@@ -12,6 +12,8 @@ from densityclip.datasets.registry import DATASETS
 from densityclip.errors import UserError
 from densityclip.evaluation.metrics import METRICS
 from densityclip.imaging.recipe import Recipe
+from densityclip.phantom.grid import make_grid
+from densityclip.phantom.randomness import HIGHEST_SEED
 from densityclip.records import MODALITIES
 from densityclip.training.config import TrainConfig
 
@@ -27,17 +29,25 @@ class Generate(_Strict):
         site: A site of `densityclip.phantom.sites`.
         exams: Number of exams, one a patient.
         seed: Of everything about them.
-        size: Rows of a DM image.
-        slice_mm: Distance of tomosynthesis slices.
+        size: Rows of a DM image, of what `densityclip.phantom.grid` can make.
+        slice_mm: Distance of tomosynthesis slices, likewise.
         volumes: Write tomosynthesis volumes also where the site's layout names them and leaves them out.
     """
 
     site: str
     exams: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    size: int = Field(default=288, ge=64)
-    slice_mm: float = Field(default=1.0, ge=0.5, le=10)
+    seed: int = Field(ge=0, le=HIGHEST_SEED)
+    size: int = 288
+    slice_mm: float = 1.0
     volumes: bool = False
+
+    @model_validator(mode="after")
+    def _on_a_grid(self) -> "Generate":
+        try:
+            make_grid(self.size, self.slice_mm)
+        except UserError as error:
+            raise ValueError(error.fact) from error
+        return self
 
 
 class Cohort(_Strict):

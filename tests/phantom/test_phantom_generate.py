@@ -13,8 +13,9 @@ import pytest
 from pydicom.pixels import apply_voi_lut
 
 from densityclip.errors import UserError
-from densityclip.phantom.generate import TRUTH_COLUMNS, generate
+from densityclip.phantom.generate import GENERATOR, MOST_EXAMS, TRUTH_COLUMNS, generate
 from densityclip.phantom.layouts.export import LABEL_COLUMNS
+from densityclip.phantom.randomness import HIGHEST_SEED
 from densityclip.phantom.sites import SITES
 
 SIZE = 96
@@ -191,6 +192,25 @@ def test_a_whole_exam_is_not_made_again(tmp_path):
     assert len(rows(tmp_path / "truth.csv")) == 4
 
 
+def test_fewer_exams_than_a_folder_holds_are_refused_and_what_is_there_stays(tmp_path):
+    make(tmp_path, site="rsna-like", exams=2, seed=1)
+    before = digests(tmp_path)
+    with pytest.raises(UserError, match="holds 1 generated exams more than the 1 asked for"):
+        make(tmp_path, site="rsna-like", exams=1, seed=1)
+    assert digests(tmp_path) == before
+
+
+def test_a_folder_that_another_version_of_the_generator_began_is_not_mixed(tmp_path):
+    make(tmp_path, site="rsna-like", exams=1, seed=1)
+    claim = tmp_path / "phantom.json"
+    held = json.loads(claim.read_text())
+    assert held["generator"] == GENERATOR
+    for older in (held | {"generator": GENERATOR - 1}, {k: v for k, v in held.items() if k != "generator"}):
+        claim.write_text(json.dumps(older))
+        with pytest.raises(UserError, match="already holds"):
+            make(tmp_path, site="rsna-like", exams=2, seed=1)
+
+
 def test_users_mistakes_are_named(tmp_path):
     make(tmp_path, site="rsna-like", exams=1, seed=1)
     for other in ({"seed": 2}, {"slice_mm": 2.0}):
@@ -202,5 +222,9 @@ def test_users_mistakes_are_named(tmp_path):
         generate(tmp_path / "a", site="internal", exams=0, seed=1)
     with pytest.raises(UserError, match="negative"):
         generate(tmp_path / "a", site="internal", exams=1, seed=-1)
+    with pytest.raises(UserError, match="seed 800000"):
+        generate(tmp_path / "a", site="internal", exams=1, seed=HIGHEST_SEED + 1)
+    with pytest.raises(UserError, match="1,000,001 exams"):
+        generate(tmp_path / "a", site="internal", exams=MOST_EXAMS + 1, seed=1)
     with pytest.raises(UserError, match="slice distance"):
         generate(tmp_path / "a", site="internal", exams=1, seed=1, slice_mm=99)

@@ -15,13 +15,14 @@ from densityclip import steps
 from densityclip.artifacts import read_json, read_table
 from densityclip.imaging.recipe import Recipe
 from densityclip.phantom.exam import exam_images
-from densityclip.phantom.generate import GeneratedSite, generate
+from densityclip.phantom.generate import MOST_EXAMS, GeneratedSite, generate, where_to_index
 from densityclip.phantom.grid import make_grid
 from densityclip.phantom.identity import identify
 from densityclip.phantom.layouts import LAYOUTS
 from densityclip.phantom.layouts.embed import FINDINGS, IMAGES
 from densityclip.phantom.layouts.rsna import OTHER_VIEWS
 from densityclip.phantom.population import draw_woman
+from densityclip.phantom.randomness import HIGHEST_SEED
 from densityclip.phantom.sites import SITES
 
 SIZE = 160
@@ -68,8 +69,8 @@ def made(request, frequent, tmp_path_factory) -> tuple[GeneratedSite, list, Path
     folder = tmp_path_factory.mktemp(request.param)
     site = generate(folder / "exams", site=request.param, exams=exams, seed=seed, size=SIZE, slice_mm=8.0)
     women = [draw_woman(request.param, seed, number) for number in range(exams)]
-    table = None if site.source == site.folder else site.table
-    steps.index(site.source, folder / "index", dataset=site.dataset, table=table)
+    dataset, source, table = where_to_index(request.param, site.folder)
+    steps.index(source, folder / "index", dataset=dataset, table=table)
     return site, women, folder / "index"
 
 
@@ -186,6 +187,8 @@ def test_headers_of_the_rsna_layout_are_stripped_and_still_say_that_nobody_was_i
             "ViewCodeSequence",
             "PatientAge",
             "Manufacturer",
+            "StudyDate",
+            "ContentDate",
         ):
             assert keyword not in dataset
         assert "simulated" in dataset.ImageComments
@@ -232,8 +235,13 @@ def test_one_place_of_the_screening_site_gives_no_densities_as_often_as_in_the_r
     assert np.mean([place == 2 for place in places]) == pytest.approx(25_236 / 54_706, abs=0.03)
 
 
-def test_ids_are_unique_over_seeds():
+def test_ids_are_unique_over_seeds_and_short_enough():
     for name in SITES:
         layout, site = LAYOUTS[SITES[name].layout], SITES[name]
-        ids = [layout.name_exam(site, seed, number) for seed in (0, 1, 99) for number in (0, 1, 99_999)]
-        assert len({patient for patient, _ in ids}) == len(ids)
+        pairs = [(seed, number) for seed in (0, 1, 99, 10_001, HIGHEST_SEED) for number in (0, 1, MOST_EXAMS - 1)]
+        ids = [layout.name_exam(site, seed, number) for seed, number in pairs]
+        for found in zip(*ids, strict=True):
+            assert set(found) == {""} or len(set(found)) == len(ids), name
+            assert all(len(one) <= 16 for one in found)
+            # A float must hold every whole number exactly.
+            assert all(int(float(one)) == int(one) for one in found if one.isdigit())

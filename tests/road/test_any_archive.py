@@ -146,6 +146,17 @@ def test_a_study_indexes_any_dataset_and_sees_when_its_tables_change(write, tmp_
     assert steps == ["index emory", "index hanoi", "index emory"]
 
 
+@pytest.mark.parametrize("more", [{"size": 100}, {"size": 64}, {"size": 2048}, {"slice_mm": 11}, {"seed": 800_000}])
+def test_a_study_file_that_asks_for_exams_that_cannot_be_made_is_refused_before_it_runs(more) -> None:
+    content = yaml.safe_load(STUDY)
+    asked = {"site": "internal", "exams": 4, "seed": 1, "size": 96, "slice_mm": 10}
+    content["cohorts"] = {"hanoi": {"role": "internal", "generate": asked}}
+    assert parse_study(content, "study").cohorts["hanoi"].generate is not None
+    content["cohorts"] = {"hanoi": {"role": "internal", "generate": asked | more}}
+    with pytest.raises(UserError, match=next(iter(more)) if "slice_mm" not in more else "slice distance"):
+        parse_study(content, "study")
+
+
 @pytest.mark.parametrize("more", [{"dataset": "embed"}, {"table": "labels.csv"}, {"columns": {"density": "grade"}}])
 def test_generated_exams_bring_their_own_layout(more) -> None:
     content = yaml.safe_load(STUDY)

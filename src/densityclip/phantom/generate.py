@@ -24,11 +24,17 @@ from densityclip.phantom.identity import ExamIdentity, identify
 from densityclip.phantom.layouts import LAYOUTS
 from densityclip.phantom.layouts.contract import Layout, Row
 from densityclip.phantom.population import draw_woman
+from densityclip.phantom.randomness import HIGHEST_SEED
 from densityclip.phantom.sites import SITES
 from densityclip.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
+# Raise it whenever the same order would give other images, ids or tables: a folder that another version began is left
+# alone instead of mixed.
+GENERATOR = 2
+# The number of an exam has six digits in the ids.
+MOST_EXAMS = 1_000_000
 TRUTH_COLUMNS = (
     "patient_id", "study_uid", "laterality", "fraction_with_skin", "fraction_without_skin", "category", "label",
 )  # fmt: skip
@@ -68,6 +74,7 @@ class _Order:
     size: int
     slice_mm: float
     volumes: bool
+    generator: int = GENERATOR
 
 
 def where_to_index(site: str, out: Path) -> tuple[str, Path, Path | None]:
@@ -107,13 +114,16 @@ def generate(
         progress: Called with (done, total) after each exam.
 
     Raises:
-        UserError: Unknown site, impossible number, a folder that holds another generated site, or a full disk.
+        UserError: Unknown site, impossible number, a folder that holds another generated site or more exams of this
+            one, or a full disk.
     """
     _check(site, exams, seed, workers)
     make_grid(size, slice_mm)
     order = _Order(site=site, seed=seed, size=size, slice_mm=float(slice_mm), volumes=volumes)
     _claim(out, asdict(order))
+    _refuse_fewer(out, order, exams)
     layout = LAYOUTS[SITES[site].layout]
+    dataset, source, _ = where_to_index(site, out)
     made: list[dict[str, Any]] = []
     try:
         for exam in _map(partial(_make_exam, out=out, order=order), exams, workers):
@@ -121,7 +131,7 @@ def generate(
             if progress is not None:
                 progress(len(made), exams)
     except OSError as error:
-        raise disk_error(error, out / layout.source) from error
+        raise disk_error(error, source) from error
     shutil.rmtree(out / ".partial", ignore_errors=True)
     for table, columns in layout.tables.items():
         write_text(out / table, _csv([row for exam in made for row in exam["rows"].get(table, [])], columns))
@@ -133,8 +143,8 @@ def generate(
     logger.info("wrote %d exams of site %s", exams, site)
     return GeneratedSite(
         folder=out,
-        dataset=layout.dataset,
-        source=out / layout.source,
+        dataset=dataset,
+        source=source,
         table=out / next(iter(layout.tables)),
         truth=out / "truth.csv",
         exams=exams,
@@ -148,8 +158,12 @@ def _check(site: str, exams: int, seed: int, workers: int) -> None:
         raise UserError(f"there is no generated site {site!r}", f"choose one of {', '.join(SITES)}")
     if exams < 1:
         raise UserError(f"{exams} exams cannot be generated", "give --exams 1 or more")
+    if exams > MOST_EXAMS:
+        raise UserError(f"the ids do not hold {exams:,} exams", f"give --exams {MOST_EXAMS} or less, and other seeds")
     if seed < 0:
         raise UserError(f"seed {seed} is negative", "give --seed 0 or more")
+    if seed > HIGHEST_SEED:
+        raise UserError(f"the ids do not hold seed {seed}", f"give --seed {HIGHEST_SEED} or less")
     if workers < 1:
         raise UserError(f"{workers} worker processes cannot work", "give --workers 1 or more")
 
@@ -163,6 +177,18 @@ def _claim(out: Path, what: Mapping[str, Any]) -> None:
             raise UserError(f"{out} already holds generated exams of {held}, not {dict(what)}", "choose another --out")
         return
     write_json(claim, dict(what))
+
+
+def _refuse_fewer(out: Path, order: _Order, exams: int) -> None:
+    """Tables of fewer exams than lie beside them would belong to no collection: exams are only ever added."""
+    site = SITES[order.site]
+    asked = {LAYOUTS[site.layout].name_exam(site, order.seed, number)[0] for number in range(exams)}
+    more = {record.stem for record in (out / "exams").glob("*.json")} - asked
+    if more:
+        raise UserError(
+            f"{out} holds {len(more)} generated exams more than the {exams} asked for",
+            "give at least as many --exams as were made there, or choose another --out",
+        )
 
 
 def _map(make: Callable[[int], dict[str, Any]], exams: int, workers: int) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,9 @@ import zlib
 
 import numpy as np
 
+# What the ids of every layout hold beside it: 16 characters of an accession number, whole numbers up to 2^53.
+HIGHEST_SEED = 799_999
+
 
 def keyed(seed: int, *key: str | int) -> np.random.Generator:
     """A generator for one purpose: the same seed and key give the same numbers, whatever else was drawn.

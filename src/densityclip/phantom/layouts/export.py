@@ -17,7 +17,7 @@ LABEL_COLUMNS = (
 
 
 def _name_exam(site: Site, seed: int, number: int) -> tuple[str, str]:
-    return f"{site.code}{seed:03d}-{number:05d}", f"G{site.code}{seed % 10000:04d}{number:06d}"
+    return f"{site.code}{seed:03d}-{number:05d}", f"G{site.code}{seed:04d}{number:06d}"
 
 
 def _folder(identity: ExamIdentity) -> str:

@@ -34,8 +34,8 @@ _DIGITAL_RADIOGRAPHY = UID("1.2.840.10008.5.1.4.1.1.1.1")
 # generated. All else goes.
 _KEPT = frozenset(
     {
-        "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "ContentDate",
-        "ContentTime", "InstanceNumber", "SeriesNumber", "ImageComments", "SamplesPerPixel",
+        "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
+        "InstanceNumber", "SeriesNumber", "ImageComments", "SamplesPerPixel",
         "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
         "PixelRepresentation", "PixelPaddingValue", "PixelIntensityRelationship", "PixelIntensityRelationshipSign",
         "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope", "RescaleType",
