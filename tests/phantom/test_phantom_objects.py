@@ -15,7 +15,7 @@ from densityclip.dicom.header import read_header
 from densityclip.dicom.modality import modality_of
 from densityclip.phantom.dicom_objects import MAGNIFICATION, to_dataset
 from densityclip.phantom.encoding import SYNTAXES
-from densityclip.phantom.exam import exam_images
+from densityclip.phantom.exam import exam_images, look_of
 from densityclip.phantom.grid import make_grid
 from densityclip.phantom.identity import identify
 from densityclip.phantom.layouts import LAYOUTS
@@ -149,5 +149,17 @@ def test_the_sign_of_the_intensity_says_where_the_beam_was_strongest(images):
     assert signs == {1, -1}
 
 
-def test_digitised_film_says_so(images):
-    assert to_dataset(identity_of("film-like"), images["film-like", "nothing"][0]).DetectorType == "FILM"
+def test_digitised_film_says_so_and_synthesized_images_are_none():
+    found = set()
+    for name, number in [("film-like", 1), *(("varied", number) for number in range(30))]:
+        site, woman = SITES[name], replace(draw_woman(name, 3, number), implants=False, spot=None, male=False)
+        look = look_of(woman, site, 3)
+        if not look.film and number > 3:
+            continue
+        for image in exam_images(woman, site, 3, GRID, sides=("L",), views=("CC",)):
+            detector = to_dataset(identity_of(name), image).get("DetectorType")
+            if detector is not None:
+                assert detector == ("FILM" if look.film and image.modality == "DM" else "DIRECT")
+                found.add((name, image.modality, detector))
+    varied = {("varied", "DM", "FILM"), ("varied", "DM", "DIRECT"), ("varied", "s2D", "DIRECT")}
+    assert found == {("film-like", "DM", "FILM"), *varied}

@@ -167,7 +167,7 @@ def _add_mammogram(ds: Dataset, identity: ExamIdentity, image: GeneratedImage) -
     ds.OrganExposed = "BREAST"
     ds.PositionerType = "MAMMOGRAPHIC"
     ds.PositionerPrimaryAngle = "0" if image.view == "CC" else "45"
-    ds.DetectorType = "FILM" if identity.site.film else "DIRECT"
+    ds.DetectorType = "FILM" if image.film else "DIRECT"
     ds.AcquisitionContextSequence = Sequence()
     ds.PixelIntensityRelationship = "LOG"
     # 1: lower values are less X-ray intensity; -1: higher values are. Bright is dense, which is less.

@@ -71,7 +71,6 @@ class Site:
         implants: Share of women with implants.
         spots: Share of women with a spot magnification view more.
         men: Share of exams that are a man's.
-        film: Whether images are digitised film.
         varied_looks: Whether every exam has a look of its own instead of its machine's.
     """
 
@@ -89,7 +88,6 @@ class Site:
     implants: float = 0.0
     spots: float = 0.0
     men: float = 0.0
-    film: bool = False
     varied_looks: bool = False
 
     def __post_init__(self) -> None:
@@ -230,7 +228,6 @@ FILM_LIKE = Site(
     age_sd=10.0,
     races=(),
     s2d_form="digital",
-    film=True,
 )
 
 VARIED = Site(
