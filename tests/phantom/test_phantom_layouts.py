@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from densityclip import steps
 from densityclip.artifacts import read_json, read_table
 from densityclip.imaging.recipe import Recipe
+from densityclip.phantom.dicom_objects import to_dataset
 from densityclip.phantom.exam import exam_images
 from densityclip.phantom.generate import MOST_EXAMS, GeneratedSite, generate, where_to_index
 from densityclip.phantom.grid import make_grid
@@ -28,12 +30,18 @@ from densityclip.phantom.sites import SITES
 SIZE = 160
 # With rare things made frequent, and seeds whose few exams have each of them: exams, seed.
 CHOSEN = {
-    "internal": (5, 1, {"implants": 0.2, "spots": 0.2}),
-    "rsna-like": (8, 6, {"implants": 0.2}),
-    "embed-like": (7, 18, {"implants": 0.2, "spots": 0.2, "men": 0.2}),
+    "internal": (5, 32, {"implants": 0.2, "spots": 0.2}),
+    "rsna-like": (8, 15, {"implants": 0.2}),
+    "embed-like": (7, 207, {"implants": 0.2, "spots": 0.2, "men": 0.2}),
 }
 SITES_AS_THEY_ARE = dict(SITES)
 VIEWS = 4
+IMPLANT_DISPLACED = "399209000"  # SNOMED CT
+
+
+def has_standard_views(woman) -> bool:
+    """Of every second woman with implants there are views without: with the implant pushed back."""
+    return not (woman.implants and woman.number % 2)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +51,13 @@ def quickly():
 
     def images(woman, site, seed, grid):
         for image in drawn:
-            if image.modality in site.modalities:
-                yield replace(image, kind="implant" if woman.implants else "standard")
+            if image.modality not in site.modalities:
+                continue
+            if woman.implants:
+                yield replace(image, kind="implant")
+            if not has_standard_views(woman):
+                continue
+            yield replace(image, kind="standard")
             if image.modality == "DM" and woman.spot == (image.side, image.view):
                 yield replace(image, kind="spot")
 
@@ -62,16 +75,25 @@ def frequent(quickly):
         yield
 
 
-@pytest.fixture(scope="module", params=list(CHOSEN))
-def made(request, frequent, tmp_path_factory) -> tuple[GeneratedSite, list, Path]:
-    """A site, its women, and the folder of its index."""
-    exams, seed, _ = CHOSEN[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
-    site = generate(folder / "exams", site=request.param, exams=exams, seed=seed, size=SIZE, slice_mm=8.0)
-    women = [draw_woman(request.param, seed, number) for number in range(exams)]
-    dataset, source, table = where_to_index(request.param, site.folder)
-    steps.index(source, folder / "index", dataset=dataset, table=table)
-    return site, women, folder / "index"
+@pytest.fixture(scope="module")
+def build(frequent, tmp_path_factory):
+    """A site by its name, its women, and the folder of its index; made once."""
+
+    @cache
+    def one(name: str) -> tuple[GeneratedSite, list, Path]:
+        exams, seed, _ = CHOSEN[name]
+        folder = tmp_path_factory.mktemp(name)
+        site = generate(folder / "exams", site=name, exams=exams, seed=seed, size=SIZE, slice_mm=8.0)
+        dataset, source, table = where_to_index(name, site.folder)
+        steps.index(source, folder / "index", dataset=dataset, table=table)
+        return site, [draw_woman(name, seed, number) for number in range(exams)], folder / "index"
+
+    return one
+
+
+@pytest.fixture(params=list(CHOSEN))
+def made(request, build) -> tuple[GeneratedSite, list, Path]:
+    return build(request.param)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -84,15 +106,19 @@ def excluded_as_planned(name: str, women: list) -> Counter:
     planned: Counter = Counter()
     modalities = len(SITES[name].modalities)
     for woman in women:
-        images = VIEWS * modalities + (woman.spot is not None)
+        views = VIEWS * modalities
+        spots = int(woman.spot is not None and has_standard_views(woman))
+        volumes = VIEWS * (name == "embed-like" and has_standard_views(woman))
         if woman.male:
-            planned["male"] += images
-        elif woman.implants:
-            planned["magnification"] += woman.spot is not None and name != "rsna-like"
-            planned["implant"] += images - (woman.spot is not None)
-        else:
-            planned["magnification"] += woman.spot is not None
-            planned["missing_file"] += VIEWS * (name == "embed-like")
+            planned["male"] += views + spots
+            continue
+        if woman.implants:
+            planned["implant"] += views
+            # The table of this site states the implant and no modifier.
+            if name == "rsna-like" and has_standard_views(woman):
+                planned["implant"] += views
+        planned["magnification"] += spots
+        planned["missing_file"] += volumes
     return +planned
 
 
@@ -120,7 +146,7 @@ def test_every_row_of_the_tables_is_indexed_or_left_out_for_the_planned_reason(m
         assert len(index) + len(excluded) == len(table)
         assert site.images == len(table) - saves - sum(row["FinalImageType"] == "3D" for row in table)
     assert found == +planned
-    assert planned["implant"]
+    assert {woman.number % 2 for woman in women if woman.implants} == {0, 1}
 
 
 def test_labels_of_the_index_are_the_simulated_readers_and_say_so(made):
@@ -141,20 +167,17 @@ def test_labels_of_the_index_are_the_simulated_readers_and_say_so(made):
     assert read_json(folder / "index.manifest.json", "densityclip index")["config"]["redistribute"] is True
 
 
-def test_a_plan_without_files_says_that_the_exams_are_generated(made, tmp_path):
-    site, _, _ = made
-    if site.dataset == "dicom":
-        return
+@pytest.mark.parametrize("name", ["rsna-like", "embed-like"])
+def test_a_plan_without_files_says_that_the_exams_are_generated(build, name, tmp_path):
+    site, _, _ = build(name)
     steps.index(site.source, tmp_path, dataset=site.dataset, no_files=True)
     index = read_table(tmp_path / "index.parquet", "index")
     assert set(index["density_source"].drop_nulls()) == {"simulated reader"}
     assert "Emory University" not in set(index["institution"])
 
 
-def test_tables_that_were_changed_are_no_longer_taken_for_generated_ones_but_the_files_are(made, tmp_path):
-    site, _, _ = made
-    if site.dataset != "rsna":
-        return
+def test_tables_that_were_changed_are_no_longer_taken_for_generated_ones_but_the_files_are(build, tmp_path):
+    site, _, _ = build("rsna-like")
     table = tmp_path / "train.csv"
     table.write_text(site.table.read_text().replace(",1.0,0,", ",2.0,0,", 1))
     about = json.loads((site.folder / "site.json").read_text())
@@ -174,10 +197,8 @@ def test_every_indexed_image_can_be_prepared(made, tmp_path):
     assert (np.median(cached[:, :, -8:], axis=(1, 2)) < 48).all()
 
 
-def test_headers_of_the_rsna_layout_are_stripped_and_still_say_that_nobody_was_imaged(made):
-    site, _, _ = made
-    if site.dataset != "rsna":
-        return
+def test_headers_of_the_rsna_layout_are_stripped_and_still_say_that_nobody_was_imaged(build):
+    site, _, _ = build("rsna-like")
     for file in site.source.rglob("*.dcm"):
         dataset = pydicom.dcmread(file)
         for keyword in (
@@ -200,8 +221,33 @@ def test_volumes_are_written_where_they_are_asked_for(quickly, tmp_path):
     arguments = {"site": "embed-like", "exams": 1, "seed": 4, "size": SIZE, "slice_mm": 8.0}
     without = generate(tmp_path / "without", **arguments)
     whole = generate(tmp_path / "whole", **arguments, volumes=True)
-    assert whole.images == without.images + VIEWS
+    volumes = sum(row["FinalImageType"] == "3D" for row in rows(tmp_path / "whole" / IMAGES))
+    assert volumes
+    assert whole.images == without.images + volumes
     assert (tmp_path / "whole" / IMAGES).read_bytes() == (tmp_path / "without" / IMAGES).read_bytes()
+
+
+def test_real_exams_of_women_with_implants_keep_the_views_that_push_them_back(tmp_path):
+    """As `exam_images` makes them: an even number has both kinds of view, an odd one the full views alone."""
+    kinds: dict[int, Counter] = {}
+    for number in (2, 3):
+        woman = replace(draw_woman("internal", 1, number), implants=True, spot=("L", "CC"))
+        identity = identify(woman, SITES["internal"], 1, patient_id=f"P{number}", accession_number=f"A{number}")
+        images = list(exam_images(woman, SITES["internal"], 1, make_grid(96, 10.0), sides=("L",)))
+        kinds[number] = Counter(image.kind for image in images)
+        for place, image in enumerate(images):
+            dataset = to_dataset(identity, image)
+            view = (dataset.get("ViewCodeSequence") or [])[0]
+            codes = {item.CodeValue for item in view.ViewModifierCodeSequence}
+            assert (IMPLANT_DISPLACED in codes) == (image.kind == "standard")
+            dataset.save_as(tmp_path / f"{image.kind}-{number}-{place}.dcm", enforce_file_format=True)
+    assert kinds == {2: Counter(implant=6, standard=6, spot=1), 3: Counter(implant=6)}
+    steps.index(tmp_path, tmp_path / "index", dataset="dicom")
+    index = read_table(tmp_path / "index/index.parquet", "index")
+    assert {Path(path).name.split("-")[0] for path in index["path"]} == {"standard"}
+    assert (len(index), set(index["patient_id"])) == (6, {"P2"})
+    excluded = read_table(tmp_path / "index/excluded.parquet", "excluded")
+    assert Counter(excluded["reason"]) == {"implant": 12, "magnification": 1}
 
 
 def exam_rows(name: str, number: int, seed: int = 9) -> dict:
