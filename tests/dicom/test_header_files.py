@@ -20,6 +20,7 @@ from pydicom.uid import (
 
 from densityclip.dicom.header import HeaderFacts, header_facts, is_dicom, read_header
 from densityclip.reasons import Reason, Refused
+from densityclip.records import GENERATED_NOTICE
 
 
 def test_every_fact_is_read_from_a_file_as_from_the_dataset(tmp_path) -> None:
@@ -40,6 +41,7 @@ def test_every_fact_is_read_from_a_file_as_from_the_dataset(tmp_path) -> None:
         LossyImageCompression="01",
         VolumeBasedCalculationTechnique="MAX_IP",
         ViewCodeSequence=view("399368009", "399209000"),
+        ImageComments=GENERATED_NOTICE,
     )
     dataset.private_block(0x7E01, "HOLOGIC, Inc.", create=True).add_new(0x12, "OB", b"12")
     expected = header_facts(dataset)

@@ -159,7 +159,7 @@ def test_what_lies_beside_the_breast_or_is_folded_double_changes_no_truth():
 
 
 @pytest.mark.parametrize("view", ["CC", "MLO"])
-def test_each_view_holds_the_volume_that_was_drawn(view):
+def test_a_cc_holds_the_volume_that_was_drawn_and_an_mlo_some_of_the_axilla_more(view):
     ratios = []
     for number in range(40):
         woman = draw_woman("internal", 9, number)
@@ -168,9 +168,11 @@ def test_each_view_holds_the_volume_that_was_drawn(view):
         anatomy = build_anatomy(view, "L", woman, traits, grid, keyed(9, number, view))
         held = anatomy.thickness.sum(dtype=float) * grid.pitch_mm**2 / 1000
         ratios.append(held / (woman.volume_cm3 * traits.side_volume[0]))
-    assert np.median(ratios) == pytest.approx(1.0, abs=0.05)
+    # An MLO shows the fold to the axilla besides, the more of it beside the smaller breast.
+    low, high = (0.95, 1.05) if view == "CC" else (1.0, 1.25)
+    assert low < np.median(ratios) < high
     assert np.quantile(ratios, 0.1) > 0.85
-    assert np.quantile(ratios, 0.9) < 1.25
+    assert np.quantile(ratios, 0.9) < (1.2 if view == "CC" else 1.6)
 
 
 def test_a_calcification_is_no_thicker_than_it_is_wide():

@@ -30,7 +30,7 @@ def bundle(road: Path) -> Path:
 @pytest.fixture
 def exam(road: Path) -> Path:
     """A folder of one generated patient's images."""
-    return sorted((road / "cohorts" / "embed-like" / "exams" / "dicom").iterdir())[0]
+    return sorted((road / "cohorts" / "internal" / "exams" / "dicom").iterdir())[0]
 
 
 @pytest.mark.parametrize("command", ["index", "predict", "explain"])
@@ -56,7 +56,7 @@ def test_a_corrupt_dicom_among_good_ones_is_a_row_and_exit_code_1(
     bundle: Path, exam: Path, tmp_path: Path, densityclip
 ):
     folder = shutil.copytree(exam, tmp_path / "exam")
-    good = sorted(folder.iterdir())
+    good = sorted(folder.rglob("*.dcm"))
     (folder / "cut.dcm").write_bytes(good[0].read_bytes()[:5000])
     (folder / "html.dcm").write_text("<html>404</html>")
     done = densityclip("predict", folder, "--model", bundle, "--out", tmp_path / "out")
@@ -125,7 +125,7 @@ def test_an_unknown_config_key_is_named_wherever_it_stands(road: Path, tmp_path:
 
 
 def test_a_label_outside_a_to_d_is_named_with_row_and_column(road: Path, tmp_path: Path, densityclip):
-    exams = road / "cohorts" / "rsna-like" / "exams"
+    exams = road / "cohorts" / "internal" / "exams"
     table = tmp_path / "labels.csv"
     lines = (exams / "labels.csv").read_text().splitlines()
     position = lines[0].split(",").index("density")

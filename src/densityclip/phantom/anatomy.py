@@ -159,8 +159,12 @@ def _edge(profile_mm: NDArray[np.floating], rng: np.random.Generator) -> Image:
 
 def _outline(
     view: str, depth_mm: float, half_mm: float, traits: Traits, y: Image, rng: np.random.Generator
-) -> tuple[Image, float]:
-    """How far the breast reaches from the chest wall in each row: `[rows]` mm, and the row of the nipple in mm."""
+) -> tuple[Image, float, Image]:
+    """How far the breast reaches from the chest wall in each row, `[rows]` mm.
+
+    Returns:
+        The outline, the row of the nipple in mm, and the outline without the fold to the axilla that an MLO shows.
+    """
     power = rng.uniform(1.9, 2.5)
     if view == "CC":
         nipple = FIELD_ROWS_MM / 2 + float(rng.normal(0.0, 8.0))
@@ -172,15 +176,17 @@ def _outline(
         reach += rng.uniform(0.0, 0.18) * depth_mm * np.exp(-(((y - nipple) / (1.05 * half_mm)) ** 4))
         reach *= depth_mm / float(reach.max())
         reach = np.where(reach < 0.12 * depth_mm, 0, reach)
-        return _edge(reach, rng), nipple
+        outline = _edge(reach, rng)
+        return outline, nipple, outline
     nipple = 0.56 * FIELD_ROWS_MM - traits.nipple_rise_mm + float(rng.normal(0.0, 4.0))
     # Above the nipple the outline runs gently up to the axilla, below it turns back to the chest wall.
-    above, below = max(1.3 * half_mm, rng.uniform(0.9, 1.2) * nipple), rng.uniform(0.85, 1.0) * half_mm
+    tail = rng.uniform(0.9, 1.2) * nipple * float(np.clip(half_mm / 75.0, 0.6, 1.0))
+    above, below = max(1.25 * half_mm, tail), rng.uniform(0.85, 1.0) * half_mm
     upper = np.maximum(1 - np.abs((nipple - y) / above) ** rng.uniform(1.4, 1.9), 0) ** 0.8
     lower = np.maximum(1 - np.abs((y - nipple) / below) ** power, 0) ** (1 / 2.1)
     axilla = (rng.uniform(0.15, 0.60) * depth_mm + 14.0) * np.clip((nipple - y) / nipple, 0, 1)
     reach = depth_mm * np.where(y < nipple, upper, lower)
-    return _edge((reach**3 + axilla**3) ** (1 / 3), rng), nipple
+    return _edge((reach**3 + axilla**3) ** (1 / 3), rng), nipple, reach.astype(np.float32)
 
 
 def _held_rows(breast: NDArray[np.bool_]) -> tuple[int, int]:
@@ -210,20 +216,20 @@ def _fitting(
 ) -> tuple[Image, float, float]:
     """An outline whose plate with a round edge holds a volume: reach, row of the nipple, and half the width, mm.
 
-    An outline's own shape decides how much it holds, and the axilla does not shrink with the breast: the same draws are
-    tried at a few sizes.
+    An outline's own shape decides how much it holds: the same draws are tried at a few sizes. The axilla of an MLO is
+    seen besides and does not shrink with the breast, so a small breast's MLO holds more than its CC.
     """
     shape = int(rng.integers(2**32))
     pitch = float(y[1] - y[0])
     scale = 1.0
     for _ in range(4):
-        reach, _ = _outline(view, scale * depth_mm, scale * half_mm, traits, y, np.random.default_rng(shape))
+        _, _, own = _outline(view, scale * depth_mm, scale * half_mm, traits, y, np.random.default_rng(shape))
         # The rounded edge takes off what a plate of this perimeter loses.
-        area = float(reach.sum()) * pitch
-        perimeter = float(np.hypot(np.diff(reach), pitch)[reach[1:] > 0].sum())
+        area = float(own.sum()) * pitch
+        perimeter = float(np.hypot(np.diff(own), pitch)[own[1:] > 0].sum())
         held = (area * total_mm - perimeter * _EDGE_LOSS * total_mm**2) / 1000
         scale *= float(np.clip(np.sqrt(volume_cm3 / max(held, 0.2 * volume_cm3)), 0.7, 1.4))
-    reach, nipple = _outline(view, scale * depth_mm, scale * half_mm, traits, y, np.random.default_rng(shape))
+    reach, nipple, _ = _outline(view, scale * depth_mm, scale * half_mm, traits, y, np.random.default_rng(shape))
     return reach, nipple, scale * half_mm
 
 

@@ -80,7 +80,10 @@ def _levels(values: NDArray[np.float32], breast: NDArray[np.bool_], kind: str, l
     low, high = _RANGES[kind]
     inside = values[..., breast].ravel()[::7]
     own_low, own_high = np.percentile(inside, [3.0, 99.7])
-    if not look.film:
+    if look.film:
+        # The periphery, which no equalisation lifts, goes black; fat in the middle is grey and not white.
+        own_low, own_high = max(own_low, -0.45), max(own_high, 0.55)
+    else:
         # The dense end is spared from saturation, and a fatty breast is not stretched until it looks dense.
         own_high = max(own_high, low + _LEAST_RANGE[kind] * (high - low))
         own_low = min(own_low, low + 0.25 * (high - low))
