@@ -7,7 +7,7 @@ from densityclip.errors import UserError
 FIELD_ROWS_MM = 240.0
 _ASPECT = 0.78
 # Tissue is cut into layers of about this many pixels; finer layers change what is seen by less than the noise.
-_LAYER_PIXELS = 3.2
+_LAYER_PIXELS = 4.2
 _THINNEST_LAYER_MM = 2.0
 
 

@@ -50,7 +50,7 @@ class Lines:
 def draw_lines(woman: Woman, depth_mm: float, half_mm: float, rng: np.random.Generator) -> Lines:
     """Draw the ducts, vessels and calcifications of one breast."""
     scale = np.array([0.65 * half_mm, 0.65 * half_mm, depth_mm], dtype=np.float32)
-    ducts = [branch for _ in range(int(rng.integers(9, 18))) for branch in _duct(scale, rng)]
+    ducts = [branch for _ in range(int(rng.integers(6, 12))) for branch in _duct(scale, rng)]
     trees = [_vessel(scale, rng) for _ in range(int(rng.integers(4, 12)))]
     vessels = [part for tree in trees for part in tree]
     chalk = _calcifications(woman, [part for tree in trees[:1] for part in tree], scale, rng)
@@ -110,7 +110,7 @@ def _duct(scale: NDArray[np.float32], rng: np.random.Generator) -> list[Specks]:
         length = float(rng.uniform(8.0, 22.0)) * (1.3 if generation == 0 else 1.0)
         path = _wander(start, direction, length, 0.10, rng)
         parts.append(_tube(path, np.full(len(path), diameter), scale, rng))
-        if generation < 3:
+        if generation < 2:
             last = path[-1] - path[-2]
             last = last / np.linalg.norm(last)
             for _ in range(2 if rng.random() < 0.75 else 1):
