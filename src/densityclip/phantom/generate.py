@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from densityclip.artifacts import SCHEMA_VERSION, disk_error, hash_file, read_json, write_json, write_text
 from densityclip.density import CATEGORIES
@@ -222,8 +223,10 @@ def _make_exam(number: int, *, out: Path, order: _Order) -> dict[str, Any]:
     (partial_folder / "files").mkdir(parents=True)
     (partial_folder / "truth").mkdir()
     made = _Made(rows={table: list(rows) for table, rows in layout.exam_rows(identity).items()})
-    for image in exam_images(woman, site, order.seed, make_grid(order.size, order.slice_mm)):
-        _shelve(partial_folder, identity, layout, image, made, volumes=order.volumes)
+    # One thread for sums: with two in each of two processes on two cores an exam takes twice the time.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for image in exam_images(woman, site, order.seed, make_grid(order.size, order.slice_mm)):
+            _shelve(partial_folder, identity, layout, image, made, volumes=order.volumes)
     _move_into_place(partial_folder, out, layout.folder(identity))
     breasts = [_breast_row(identity, side, made.truths) for side in ("L", "R")]
     content = {"images": made.images, "breasts": breasts, "rows": made.rows}
