@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from densityclip.phantom import tomosynthesis, xray
 from densityclip.phantom.anatomy import Anatomy, Traits, build_anatomy, draw_traits
-from densityclip.phantom.extras import magnified, with_implant
+from densityclip.phantom.extras import MAGNIFICATION, magnified, with_implant
 from densityclip.phantom.grid import Grid
 from densityclip.phantom.lines import Lines, draw_lines
 from densityclip.phantom.looks import Look, draw_look
@@ -226,10 +226,10 @@ def _image(view: _View, modality: str, kind: str, values: NDArray[np.float32]) -
 
 def _spot(view: _View, values: NDArray[np.float32]) -> GeneratedImage:
     """A part of the DM image, magnified under a small paddle."""
-    part, seen, gland, factor = magnified(values, view.tissue.gland.sum(axis=0), view.anatomy, view.grid)
+    part, seen, gland = magnified(values, view.tissue.gland.sum(axis=0), view.anatomy, view.grid)
     look = replace(view.look, padding=False)
     return _stored(
-        view, "DM", "spot", part, 0, seen, seen, gland, view.grid.pitch_mm / factor, view.grid.slice_mm, look
+        view, "DM", "spot", part, 0, seen, seen, gland, view.grid.pitch_mm / MAGNIFICATION, view.grid.slice_mm, look
     )
 
 

@@ -28,13 +28,11 @@ def with_implant(path: Image, anatomy: Anatomy, view: str, grid: Grid) -> Image:
     return path + np.float32(_IMPLANT_PER_MM * anatomy.layer_mm) * inside.astype(np.float32)
 
 
-def magnified(
-    values: Image, gland: Image, anatomy: Anatomy, grid: Grid
-) -> tuple[Image, NDArray[np.bool_], Image, float]:
+def magnified(values: Image, gland: Image, anatomy: Anatomy, grid: Grid) -> tuple[Image, NDArray[np.bool_], Image]:
     """Magnify the part of a DM image with most gland, under a round paddle.
 
     Returns:
-        Values, where they are seen, and gland in mm, each `[rows, columns]` of the detector, and the magnification.
+        Values, where they are seen, and gland in mm, each `[rows, columns]` of the detector.
     """
     weight = gland.sum()
     rows, columns = np.indices(gland.shape)
@@ -46,4 +44,4 @@ def magnified(
     breast = map_coordinates(anatomy.breast.astype(np.float32), at, order=1, mode="constant") > 0.5
     part = map_coordinates(values, at, order=1, mode="nearest")
     tissue = map_coordinates(gland, at, order=1, mode="constant") * seen
-    return part.astype(np.float32), seen & breast, tissue.astype(np.float32), MAGNIFICATION
+    return part.astype(np.float32), seen & breast, tissue.astype(np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from densityclip.phantom.anatomy import Anatomy
 from densityclip.phantom.grid import Grid
-from densityclip.phantom.parenchyma import pressed
+from densityclip.phantom.parenchyma import UNCOMPRESSED, pressed
 from densityclip.phantom.population import Woman
 
 Points = NDArray[np.float32]
@@ -49,7 +49,7 @@ class Lines:
 
 def draw_lines(woman: Woman, depth_mm: float, half_mm: float, rng: np.random.Generator) -> Lines:
     """Draw the ducts, vessels and calcifications of one breast."""
-    scale = np.array([0.65 * half_mm, 0.65 * half_mm, depth_mm], dtype=np.float32)
+    scale = np.array([UNCOMPRESSED * half_mm, UNCOMPRESSED * half_mm, depth_mm], dtype=np.float32)
     ducts = [branch for _ in range(int(rng.integers(6, 12))) for branch in _duct(scale, rng)]
     trees = [_vessel(scale, rng) for _ in range(int(rng.integers(4, 12)))]
     vessels = [part for tree in trees for part in tree]

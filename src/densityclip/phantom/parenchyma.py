@@ -23,7 +23,7 @@ Volume = NDArray[np.float32]
 _CLUMP_PITCH_MM, _SHEET_PITCH = 1.5, 0.2
 _REACH = 1.15
 # A breast hanging free is narrower than compressed: its half-width as a share of the compressed one.
-_UNCOMPRESSED = 0.65
+UNCOMPRESSED = 0.65
 VIEW_DEGREES = {"CC": 0.0, "MLO": 45.0}
 
 
@@ -129,7 +129,7 @@ def grow(
         own: This breast's draws.
     """
     mix = np.float32(np.sqrt(style.alike)), np.float32(np.sqrt(1 - style.alike))
-    wide_mm, long_mm = 2 * _REACH * _UNCOMPRESSED * half_mm, 1.12 * depth_mm / style.elongation
+    wide_mm, long_mm = 2 * _REACH * UNCOMPRESSED * half_mm, 1.12 * depth_mm / style.elongation
 
     def field(pitch_mm: float, amplitude: Callable[[Volume], Volume]) -> Field:
         across = fft.next_fast_len(round(wide_mm / pitch_mm), real=True)
