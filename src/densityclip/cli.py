@@ -310,6 +310,55 @@ def explain(
 
 
 @app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="Bundle.")],
+    to: Annotated[str, typer.Option(help="onnx, or hub: a folder to publish, with a model card.")],
+    out: Out,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the published model, as the hub names it, such as mit.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="metrics.json of `densityclip evaluate`, for the model card.")
+    ] = None,
+) -> None:
+    """Write a model for others: an ONNX graph, or a folder for a model hub. Nothing is uploaded.
+
+    Example: densityclip export model/bundle --to onnx --out density-onnx
+
+    Example: densityclip export model/bundle --to hub --licence mit --metrics evaluation/metrics.json --out density-hub
+    """
+    from densityclip import steps, terminal
+
+    if to not in steps.TARGETS:
+        raise UserError(f"--to {to} is not known", f"choose one of {', '.join(steps.TARGETS)}")
+    if to == "onnx" and (licence or metrics):
+        raise UserError("--licence and --metrics are for the model card of --to hub", "leave them out")
+    model = _open_model(bundle)
+    if to == "onnx":
+        _say_checked(steps.to_onnx(model, out)["checked"], out)
+        return
+    steps.to_hub(model, out, licence=licence, metrics=metrics)
+    terminal.say(f"{out} is ready to publish; read {out / 'README.md'} first. Nothing was uploaded.")
+    terminal.say(f"Upload it with: hf upload OWNER/NAME {out}")
+
+
+def _say_checked(checked: dict[str, Any] | None, out: Path) -> None:
+    from densityclip import terminal
+
+    if checked is None:
+        terminal.say(
+            f"{out / 'density.onnx'} was written and not run: ONNX Runtime is not installed "
+            "(pip install 'densityclip[onnx]')."
+        )
+        return
+    largest = checked["largest_difference"]
+    terminal.say(
+        f"{out / 'density.onnx'} answers as torch does under {checked['runtime']}: features differ by at most "
+        f"{largest['features']:.1g}, logits by {largest['logits']:.1g}. How to call it: {out / 'density.json'}."
+    )
+
+
+@app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="Study file (YAML).")],
     out: Out,

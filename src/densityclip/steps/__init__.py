@@ -1,6 +1,7 @@
 """One function per command of the road: files in, files out. `cli` and `study` both call them."""
 
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
+from densityclip.steps.export import TARGETS, to_hub, to_onnx
 from densityclip.steps.maps import choose_images, explain, explain_source
 from densityclip.steps.models import PREDICTIONS, predict, predict_cohort, read_predictions, train, write_predictions
 from densityclip.steps.scores import METRICS, compare, evaluate
@@ -9,6 +10,7 @@ __all__ = [
     "INDEX",
     "METRICS",
     "PREDICTIONS",
+    "TARGETS",
     "choose_images",
     "compare",
     "evaluate",
@@ -22,6 +24,8 @@ __all__ = [
     "read_recipe",
     "read_splits",
     "split",
+    "to_hub",
+    "to_onnx",
     "train",
     "write_predictions",
 ]

@@ -1,0 +1,158 @@
+"""The model card of a published bundle: Markdown from its provenance and files, and nothing that these do not say."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from densityclip import __version__
+from densityclip.density import CATEGORIES, WORDING
+from densityclip.evaluation.metrics import METRICS
+from densityclip.records import MODALITIES
+from densityclip.report.counts import label, text
+from densityclip.report.tables import MAIN_METRICS, result_table
+
+if TYPE_CHECKING:
+    from densityclip.model.bundle import Bundle
+
+_TAGS = ("open_clip", "clip", "medical-imaging", "mammography", "breast-density", "bi-rads", "densityclip")
+_ADAPTATIONS = {
+    "full": "all weights were trained",
+    "lp-ft": "its projections were trained first, then all weights",
+    "lora": "low-rank matrices (LoRA) were trained and merged into the weights",
+    "linear-probe": "its projections alone were trained",
+    "zero-shot": "nothing was trained: its weights are the foundation model's",
+}
+_MODALITY_WORDS = {"DM": "digital mammography", "s2D": "synthesized 2D", "DBT": "tomosynthesis"}
+# Settings that say what kind of training it was; the rest stands in provenance.json.
+_SETTINGS = (
+    *("adaptation", "text_tower", "loss", "class_weights", "modality_weights", "sampler", "steps", "batch_size"),
+    *("learning_rate", "layer_decay", "weight_decay", "ema_decay", "interpolation", "plain_caption_share", "augment"),
+    *("fold", "seed", "precision"),
+)
+_LEVELS = ("image", "breast", "exam")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
+
+
+def model_card(bundle: "Bundle", *, licence: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:
+    """Write the card.
+
+    Args:
+        bundle: The bundle as it is published.
+        licence: The model's licence, as the hub names it, where its publisher stated one.
+        metrics: Content of `metrics.json`, of this model alone; without it the card says that there is no evaluation.
+
+    Returns:
+        Markdown with YAML front matter, as model hubs read it.
+    """
+    from densityclip.model.biomedclip import BIOMEDCLIP, read_config
+
+    model = read_config(bundle.folder)["model_cfg"]
+    provenance, data = bundle.provenance, bundle.provenance["data"]
+    training = provenance.get("training", {})
+    config = training.get("config", {})
+    return _render(
+        front_matter=_front_matter(licence),
+        licence=licence,
+        generated_note=bundle.generated_note,
+        generated_only=bundle.generated_only,
+        modalities=provenance.get("modalities", []),
+        unlearned=[name for name in MODALITIES if name not in provenance.get("modalities", [])],
+        unseen=[name for name in CATEGORIES if data.get("images_by_category", {}).get(name) == 0],
+        wording=WORDING,
+        modality_words=_MODALITY_WORDS,
+        vision=model["vision_cfg"],
+        text=model["text_cfg"],
+        recipe=bundle.recipe,
+        biomedclip=BIOMEDCLIP,
+        biomedclip_shaped=_biomedclip_shaped(model),
+        foundation=training.get("foundation"),
+        adaptation=_adaptation(config),
+        settings=[(label(name), text(config[name])) for name in _SETTINGS if config.get(name) is not None],
+        data=data,
+        categories=_counted(data.get("images_by_category", {}), data.get("images")),
+        kinds=_counted(data.get("images_by_modality", {}), data.get("images")),
+        calibration=bundle.calibration,
+        selected=provenance.get("selected"),
+        cells={level: _figures(metrics, level) for level in _LEVELS} if metrics else {},
+        bootstrap=(metrics or {}).get("bootstrap", {}),
+        metric_titles=[METRICS[name] for name in MAIN_METRICS],
+        opens_plainly=_opens_plainly(bundle),
+        provenance=provenance,
+        version=__version__,
+    )
+
+
+def _biomedclip_shaped(model: Mapping[str, Any]) -> bool:
+    vision, words = model["vision_cfg"], model["text_cfg"]
+    found = (model["embed_dim"], vision.get("timm_model_name"), words.get("context_length"), words.get("hf_proj_type"))
+    return found == (512, "vit_base_patch16_224", 256, "mlp")
+
+
+def _adaptation(config: Mapping[str, Any]) -> str:
+    name = config.get("adaptation")
+    frozen = config.get("text_tower") == "frozen" and name != "zero-shot"
+    said = _ADAPTATIONS.get(str(name), "")
+    return f"{said}; the text tower stayed as it was" if said and frozen else said
+
+
+def _front_matter(licence: str | None) -> str:
+    import yaml
+
+    stated = {"license": licence} if licence else {"license": "other", "license_name": "not-stated"}
+    content = {
+        **stated,
+        "library_name": "open_clip",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": list(_TAGS),
+    }
+    return str(yaml.safe_dump(content, sort_keys=False)).rstrip()
+
+
+def _opens_plainly(bundle: "Bundle") -> bool:
+    """Whether open_clip's own loader builds the image tower at the size of this bundle."""
+    from densityclip.model.biomedclip import read_config
+    from densityclip.model.towers import built_size
+
+    return built_size(read_config(bundle.folder)) == (bundle.recipe.height, bundle.recipe.width)
+
+
+def _number_of(number: int | None, noun: str) -> str:
+    return f"an unknown number of {noun}s" if number is None else f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _counted(counts: Mapping[str, int], total: int | None) -> list[tuple[str, str, str]]:
+    return [(name, text(number), f"{100 * number / total:.1f}%" if total else "–") for name, number in counts.items()]
+
+
+def _figures(metrics: Mapping[str, Any], level: str) -> list[list[str]]:
+    rows = result_table(metrics, level=level, metric_names=MAIN_METRICS)
+    places = ("cohort", "part", "site", "modality", "n", "n_patients")
+    return [[*(text(row[name]) for name in places), *(row[name] for name in MAIN_METRICS)] for row in rows]
+
+
+def _escaped(value: Any) -> Any:
+    """Text from outside, such as a cohort's name, as Markdown that shows it and does nothing else."""
+    from markupsafe import Markup
+
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return _MARKUP.sub(r"\\\1", value.replace("\r", " ").replace("\n", " "))
+    return value
+
+
+def _render(**values: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("densityclip.report", "templates"),
+        # A card is Markdown, so values are escaped as Markdown; `raw` marks what stands in code.
+        autoescape=False,
+        finalize=_escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"raw": Markup, "plain": text}
+    environment.globals["counted"] = _number_of
+    return environment.get_template("model_card.md.j2").render(**values)
