@@ -1,32 +1,56 @@
-"""Loading a model of BiomedCLIP's format from a local folder: all of its weights, or a message; never random ones.
+"""Loading a CLIP model of open_clip's format from a local folder: all of its weights, or a message; never random ones.
 
-The folder is laid out as the hub publishes it: `open_clip_config.json`, the weights (safetensors, or a pickle that is
-read with `weights_only`), the tokenizer's files, and beside them `text/config.json`, the text tower's own config,
-without which open_clip would ask the network for it.
+The folder is laid out as the hub publishes BiomedCLIP: `open_clip_config.json`, the weights (safetensors, or a pickle
+that is read with `weights_only`), the tokenizer's files, and beside them `text/config.json`, the own config of a text
+tower of Hugging Face's, without which open_clip would ask the network for it. Models whose towers are open_clip's own
+have no such file, and may have no tokenizer's files.
 """
 
 import json
 import pickle
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densityclip.artifacts import atomic_path, read_json, write_json
 from densityclip.errors import UserError
+from densityclip.model.towers import (
+    build_clip,
+    build_image_tower,
+    check_towers,
+    has_unsaved_buffers,
+    image_size,
+    set_image_size,
+)
 
 if TYPE_CHECKING:
     import torch
-    from open_clip.model import CustomTextCLIP
-    from open_clip.timm_model import TimmModel
-    from open_clip.tokenizer import HFTokenizer
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 CONFIG = "open_clip_config.json"
 SAFETENSORS = "open_clip_model.safetensors"
 PICKLE = "open_clip_pytorch_model.bin"
 TEXT_FOLDER = "text"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
 BIOMEDCLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+# Others would fetch something, run code of the folder, or drop words at random.
+_TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "additional_special_tokens"}
+# open_clip's default for a config without them (arXiv:2103.00020).
+_CLIP_GREY_SCALE = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 
 # transformers dropped this buffer after 4.31; BiomedCLIP's published file still has it.
 _STALE_KEYS = ("text.transformer.embeddings.position_ids",)
@@ -45,15 +69,15 @@ class Foundation:
 
     folder: Path
     config: dict[str, Any]
-    clip: "CustomTextCLIP"
-    tokenizer: "HFTokenizer"
+    clip: "CLIP | CustomTextCLIP"
+    tokenizer: "HFTokenizer | SimpleTokenizer"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check `open_clip_config.json` of a model folder.
+    """Read and check `open_clip_config.json` of a model folder; a grey scale that it leaves out is CLIP's own.
 
     Raises:
-        UserError: The folder is not one of a model whose image tower is built by timm and whose text tower is BERT.
+        UserError: The folder is no model folder, or of a model that cannot be adapted here.
     """
     if not (folder / CONFIG).is_file():
         raise UserError(
@@ -61,13 +85,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"give the folder that holds the files of {BIOMEDCLIP}, or a bundle that `densityclip train` wrote",
         )
     config = read_json(folder / CONFIG, "the model's publisher")
-    model = config.get("model_cfg", {}) if isinstance(config, dict) else {}
-    if "timm_model_name" not in model.get("vision_cfg", {}) or "hf_model_name" not in model.get("text_cfg", {}):
-        raise UserError(
-            f"{folder / CONFIG} describes no timm image tower with a Hugging Face text tower",
-            "use BiomedCLIP or another open_clip model of that shape",
-        )
-    return config
+    model = config.get("model_cfg") if isinstance(config, dict) else None
+    check_towers(model if isinstance(model, dict) else {}, folder / CONFIG)
+    return config | {"preprocess_cfg": _CLIP_GREY_SCALE | config.get("preprocess_cfg", {})}
 
 
 def weights_path(folder: Path) -> Path:
@@ -126,77 +146,85 @@ def read_weights(path: Path, prefix: str = "") -> dict[str, "torch.Tensor"]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name not in _STALE_KEYS}
 
 
-def build_clip(config: dict[str, Any], text_folder: Path) -> "CustomTextCLIP":
-    """Build the model that a config describes, through open_clip, with fresh weights.
-
-    Args:
-        config: Content of `open_clip_config.json`.
-        text_folder: Folder with the text tower's `config.json`; the config's own hub name would ask the network.
-
-    Raises:
-        UserError: The text tower's config is missing.
-    """
-    from open_clip.model import CustomTextCLIP
-
-    if not (text_folder / "config.json").is_file():
-        raise UserError(
-            f"{text_folder} has no config.json, so the text tower cannot be built offline",
-            "copy the config.json of the text model that open_clip_config.json names into that folder",
-        )
-    model = config["model_cfg"]
-    text = model["text_cfg"] | {"hf_model_name": str(text_folder), "hf_model_pretrained": False}
-    vision = model["vision_cfg"] | {"timm_model_pretrained": False}
-    rest = {key: value for key, value in model.items() if key not in ("vision_cfg", "text_cfg", "custom_text")}
-    return CustomTextCLIP(vision_cfg=vision, text_cfg=text, **rest)
-
-
 def load_foundation(folder: Path) -> Foundation:
-    """Load a whole model, both towers, with every weight accounted for.
+    """Load a whole model, both towers, with every weight accounted for, at the image size that its config names.
 
     Raises:
         UserError: A file is missing or damaged, or names or shapes of the weights differ from the config's.
     """
-    from open_clip.tokenizer import HFTokenizer
-
     config = read_config(folder)
     weights = read_weights(weights_path(folder))
     clip = build_clip(config, folder / TEXT_FOLDER)
-    _load_strictly(clip, weights, folder)
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
-        raise UserError(f"{folder} has no tokenizer", "copy tokenizer.json, tokenizer_config.json and vocab.txt there")
-    text = config["model_cfg"]["text_cfg"]
-    tokenizer = HFTokenizer(str(folder), context_length=text.get("context_length", clip.context_length))
-    return Foundation(folder=folder, config=config, clip=clip.eval(), tokenizer=tokenizer)
+    _load_strictly(clip, _in_todays_layout(weights, clip), folder)
+    return Foundation(folder=folder, config=config, clip=clip.eval(), tokenizer=_tokenizer(folder, config, clip))
 
 
-def load_image_tower(folder: Path) -> "TimmModel":
+def load_image_tower(folder: Path) -> "torch.nn.Module":
     """Load the image tower alone; the text tower's weights are not read.
 
     Raises:
         UserError: As `load_foundation`.
     """
-    from open_clip.timm_model import TimmModel
+    import torch
 
     config = read_config(folder)
-    vision = config["model_cfg"]["vision_cfg"]
-    tower = TimmModel(
-        vision["timm_model_name"],
-        embed_dim=config["model_cfg"]["embed_dim"],
-        image_size=vision["image_size"],
-        pool=vision.get("timm_pool", "avg"),
-        proj=vision.get("timm_proj", "linear"),
-        proj_bias=vision.get("timm_proj_bias", False),
-        pretrained=False,
-    )
+    # Without storage: drawing random numbers for 86 M parameters costs more than reading the real ones.
+    with torch.device("meta"):
+        tower = build_image_tower(config)
+    if has_unsaved_buffers(tower):
+        tower = build_image_tower(config)
     _load_strictly(tower, read_weights(weights_path(folder), prefix="visual."), folder)
     return tower.eval()
 
 
+def resized(foundation: Foundation, height: int, width: int) -> Foundation:
+    """The model for images of another size: the position embeddings of its image tower are interpolated.
+
+    Args:
+        foundation: The model. Its image tower is changed in place, as a second copy would cost its size in memory.
+        height: In pixels, a multiple of the patch.
+        width: In pixels, a multiple of the patch; it may differ from the height.
+
+    Returns:
+        The model with a config that names the size, so that it is saved and loaded with it.
+
+    Raises:
+        UserError: A side is no multiple of the patch, or the image tower has no position embeddings to interpolate.
+    """
+    if (height, width) == image_size(foundation.clip):
+        return foundation
+    vision = foundation.config["model_cfg"]["vision_cfg"]
+    if height != width and vision.get("pos_embed_type") == "sin_cos_2d":
+        raise UserError("this model's sine position embeddings are made for squares alone", "choose equal sides")
+    set_image_size(foundation.clip.visual, height, width)
+    config = json.loads(json.dumps(foundation.config))
+    config["model_cfg"]["vision_cfg"]["image_size"] = height if height == width else [height, width]
+    # Where the publisher wrote it, open_clip's own preprocessing reads the size from there.
+    if "size" in config["preprocess_cfg"]:
+        config["preprocess_cfg"]["size"] = [height, width]
+    return replace(foundation, config=config)
+
+
+def _in_todays_layout(weights: dict[str, "torch.Tensor"], clip: Any) -> dict[str, "torch.Tensor"]:
+    """Names and shapes of older checkpoints brought to today's, as open_clip's own loading does."""
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    if "positional_embedding" in weights and not hasattr(clip, "positional_embedding"):
+        weights = convert_to_custom_text_state_dict(weights)
+    scale = weights.get("logit_scale")
+    if scale is not None and scale.numel() == 1:
+        weights["logit_scale"] = scale.reshape(clip.logit_scale.shape)
+    return weights
+
+
 def _load_strictly(module: "torch.nn.Module", weights: dict[str, "torch.Tensor"], folder: Path) -> None:
+    """Put weights in their places; they become the module's own, so it may have been built without storage."""
+    wanted = module.state_dict()
+    same_type = {name: value.to(wanted[name].dtype) if name in wanted else value for name, value in weights.items()}
     try:
-        module.load_state_dict(weights, strict=True)
+        module.load_state_dict(same_type, strict=True, assign=True)
     except RuntimeError as error:
-        have, want = set(weights), set(module.state_dict())
+        have, want = set(weights), set(wanted)
         raise UserError(
             f"the weights in {folder} do not fit their config: {len(want - have)} of {len(want)} are missing, "
             f"{len(have - want)} are unknown, or shapes differ",
@@ -204,24 +232,46 @@ def _load_strictly(module: "torch.nn.Module", weights: dict[str, "torch.Tensor"]
         ) from error
 
 
+def _tokenizer(folder: Path, config: dict[str, Any], clip: Any) -> "HFTokenizer | SimpleTokenizer":
+    """The tokenizer that open_clip would choose: Hugging Face's where the config names one, else CLIP's own."""
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+    text = config["model_cfg"]["text_cfg"]
+    options = text.get("tokenizer_kwargs") or {}
+    unknown = sorted(set(options) - _TOKENIZER_OPTIONS)
+    if unknown:
+        raise UserError(
+            f"{folder / CONFIG} sets options of the tokenizer that are not taken from a file: {', '.join(unknown)}",
+            "remove them from tokenizer_kwargs, if the model does not depend on them",
+        )
+    length = text.get("context_length", clip.context_length)
+    if not text.get("hf_tokenizer_name") and not text.get("hf_model_name"):
+        return SimpleTokenizer(context_length=length, **options)
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise UserError(f"{folder} has no tokenizer", "copy tokenizer.json, tokenizer_config.json and vocab.txt there")
+    return HFTokenizer(str(folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+
+
 def save_foundation(foundation: Foundation, folder: Path) -> None:
     """Write a model in the layout of the hub, safetensors instead of a pickle, able to load offline.
 
-    The folder opens with plain open_clip where its text config is given as `<folder>/text`.
+    The folder opens with plain open_clip, where a Hugging Face text tower's config is given as `<folder>/text`; the
+    exception is timm's image tower at another size than its own, which open_clip builds at its own all the same.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads(json.dumps(foundation.config))
-    # With a tokenizer's name in the config, open_clip takes the tokenizer from the folder itself.
-    names = {"hf_model_name": TEXT_FOLDER, "hf_tokenizer_name": TEXT_FOLDER, "hf_model_pretrained": False}
-    config["model_cfg"]["text_cfg"] |= names
+    text = config["model_cfg"]["text_cfg"]
+    if text.get("hf_model_name"):
+        # With a tokenizer's name in the config, open_clip takes the tokenizer from the folder itself.
+        text |= {"hf_model_name": TEXT_FOLDER, "hf_tokenizer_name": TEXT_FOLDER, "hf_model_pretrained": False}
+        with atomic_path(folder / TEXT_FOLDER / "config.json") as temporary:
+            temporary.write_text(foundation.clip.text.config.to_json_string(), encoding="utf-8")
     write_json(folder / CONFIG, config)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in foundation.clip.state_dict().items()}
     with atomic_path(folder / SAFETENSORS) as temporary:
         save_file(state, temporary)
-    with atomic_path(folder / TEXT_FOLDER / "config.json") as temporary:
-        temporary.write_text(foundation.clip.text.config.to_json_string(), encoding="utf-8")
     for name in TOKENIZER_FILES:
         if (foundation.folder / name).is_file() and foundation.folder.resolve() != folder.resolve():
             shutil.copyfile(foundation.folder / name, folder / name)

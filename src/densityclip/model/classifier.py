@@ -11,8 +11,8 @@ from densityclip.density import CATEGORIES
 from densityclip.model.prompts import PLAIN, Prompts
 
 if TYPE_CHECKING:
-    from open_clip.model import CustomTextCLIP
-    from open_clip.tokenizer import HFTokenizer
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 
 def grey_levels(pixels: Tensor) -> Tensor:
@@ -36,18 +36,39 @@ def normalise(pixels: Tensor, preprocess: dict[str, Any]) -> Tensor:
     return (grey.unsqueeze(1) - mean) / std
 
 
-def tokenise(tokenizer: "HFTokenizer", texts: Sequence[str], pad_token: int) -> Tensor:
-    """Texts to `[n, longest]` token ids, columns that pad every text left out.
+def pad_token(clip: nn.Module) -> int | None:
+    """The token that a model's text tower masks as padding; None for a tower that reads its whole context.
 
-    The text tower masks padding, so the features are the same and the cost is that of the words alone.
+    Hugging Face's towers mask it. open_clip's own add position embeddings of the whole context to the tokens (class
+    CLIP) or mask a square of the whole context (TextTransformer), and refuse a shorter text.
+    """
+    config = getattr(getattr(clip, "text", None), "config", None)
+    return getattr(config, "pad_token_id", None)
+
+
+def tokenise(tokenizer: "HFTokenizer | SimpleTokenizer", texts: Sequence[str], pad_token: int | None) -> Tensor:
+    """Texts to `[n, longest]` token ids, the last columns left out where all of them pad every text.
+
+    Where the text tower masks padding the features are the same, and the cost is that of the words alone.
+
+    Args:
+        tokenizer: The model's.
+        texts: The words.
+        pad_token: Of `pad_token`; with None no column is left out.
     """
     tokens: Tensor = tokenizer(list(texts))
-    return tokens[:, : int((tokens != pad_token).sum(dim=1).max())]
+    if pad_token is None:
+        return tokens
+    used = (tokens != pad_token).any(dim=0).nonzero()
+    return tokens[:, : int(used.max()) + 1]
 
 
 @torch.no_grad()
 def class_embeddings(
-    clip: "CustomTextCLIP", tokenizer: "HFTokenizer", prompts: Prompts, modalities: Sequence[str]
+    clip: "CLIP | CustomTextCLIP",
+    tokenizer: "HFTokenizer | SimpleTokenizer",
+    prompts: Prompts,
+    modalities: Sequence[str],
 ) -> dict[str, Tensor]:
     """Embed the prompts of each category: normalised mean of the normalised embeddings of its captions.
 
@@ -65,7 +86,7 @@ def class_embeddings(
     for name in (PLAIN, *modalities):
         rows = []
         for category in CATEGORIES:
-            tokens = tokenise(tokenizer, prompts.captions(category, name), clip.text.config.pad_token_id)
+            tokens = tokenise(tokenizer, prompts.captions(category, name), pad_token(clip))
             rows.append(clip.encode_text(tokens.to(device), normalize=True).mean(dim=0))
         embeddings[name] = functional.normalize(torch.stack(rows), dim=-1)
     return embeddings
