@@ -22,7 +22,6 @@ def hf_text(folder: Path) -> dict:
     return {
         "hf_model_name": str(folder / "text"),
         "hf_tokenizer_name": "text",
-        "hf_model_pretrained": False,
         "hf_proj_type": "mlp",
         "hf_pooler_type": "cls_last_hidden_state_pooler",
         "context_length": 64,
@@ -47,10 +46,10 @@ def write_model(folder: Path, model: dict, *, preprocess: dict = GREY_SCALE, tok
 
 
 def open_plainly(folder: Path, **options) -> nn.Module:
-    """The model as open_clip loads it; the one thing that it must be told is where the text tower's config lies."""
+    """The model as open_clip loads it; it must be told where the text tower's config lies, and to fetch nothing."""
     text = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
     if "hf_model_name" in text:
-        options["text_cfg"] = text | {"hf_model_name": str(folder / "text")}
+        options["text_cfg"] = text | {"hf_model_name": str(folder / "text"), "hf_model_pretrained": False}
     return open_clip.create_model_from_pretrained(f"local-dir:{folder}", return_transform=False, **options).eval()
 
 

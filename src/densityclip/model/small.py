@@ -79,7 +79,7 @@ def make_small_foundation(folder: Path, *, seed: int, prompts: Prompts = DEFAULT
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = wordpiece_vocabulary(prompts)
-    _write_tokenizer(folder, vocabulary)
+    write_tokenizer(folder, vocabulary, _CONTEXT_LENGTH)
     text = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=_TEXT_WIDTH,
@@ -99,7 +99,8 @@ def make_small_foundation(folder: Path, *, seed: int, prompts: Prompts = DEFAULT
     )
 
 
-def _write_tokenizer(folder: Path, vocabulary: list[str]) -> None:
+def write_tokenizer(folder: Path, vocabulary: list[str], context_length: int) -> None:
+    """Write the files of BERT's tokenizer for a WordPiece vocabulary."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -112,5 +113,5 @@ def _write_tokenizer(folder: Path, vocabulary: list[str]) -> None:
         pad_token="[PAD]",
         cls_token="[CLS]",
         mask_token="[MASK]",
-        model_max_length=_CONTEXT_LENGTH,
+        model_max_length=context_length,
     ).save_pretrained(folder)
