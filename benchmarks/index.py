@@ -80,9 +80,9 @@ def speed(paths: list[Path], repeats: int) -> None:
 def two_workers(paths: list[Path], times: int, repeats: int) -> None:
     """What a second process brings, ours and the bare loop's: the machine sets the limit for both.
 
-    The same files over again for ours, once for the bare loop, which takes ten times as long on volumes. The server that
-    workers are forked from is started before, as the command starts it before its own imports; that each worker imports
-    this script is in the figure.
+    The same files over again for ours, once for the bare loop, which is ten times as slow on volumes. The server that
+    workers are forked from is started before, as the command starts it before its own imports; that each worker
+    imports this script is in the figure.
     """
     start_early(WORKER_IMPORTS)
     once, paths = paths, paths * times

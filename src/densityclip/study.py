@@ -25,6 +25,20 @@ from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
 from densityclip.study_file import Cohort, Generate, Study
 
+_LOSS_WORDS = {
+    "infonce": "An image's own caption alone is its positive (infonce).",
+    "multi-positive": "Captions of equal density are positives whatever modality they name (multi-positive).",
+    "class-prompt": "An image is compared with the four categories' prompts, as in prediction (class-prompt).",
+    "ordinal": "Captions of equal density are positives, those of the neighbouring categories a little (ordinal).",
+}
+_WEIGHT_WORDS = {
+    "none": "All modalities count alike.",
+    "fixed": "Modalities have fixed weights.",
+    "moving-average": "A modality's weight follows a moving average of its class-balanced loss.",
+    "group-dro": "A modality's weight grows while its class-balanced loss is above the others' (group DRO).",
+    "uncertainty": "A modality's weight is learned as an uncertainty.",
+}
+
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
@@ -315,8 +329,9 @@ class StudyRun:
         data = read_json(bundle / "provenance.json", "densityclip train")["data"]
         return (
             f"trained on {', '.join(config.modalities)}: {data['images']:,} images of {data['patients']:,} patients, "
-            f"{config.steps} steps of {config.batch_size} images, {config.class_weights} class weights, "
-            f"{config.modality_weights} modality weights, seed {config.seed}"
+            f"adaptation {config.adaptation} with the text tower {config.text_tower}, loss {config.loss}, "
+            f"{config.steps} steps of {config.batch_size} images from a {config.sampler} sampler, "
+            f"{config.class_weights} class weights, {config.modality_weights} modality weights, seed {config.seed}"
         )
 
     def _methods(self) -> list[str]:
@@ -329,9 +344,9 @@ class StudyRun:
             "temperature; test and external were only scored.",
             f"Images: the breast alone, chest wall to one side, {recipe.height} x {recipe.width} px, grey levels "
             f"{recipe.intensity}; of a DBT volume the slices {recipe.dbt_slices}, whose probabilities are averaged.",
-            "Loss: contrastive between images and captions in BI-RADS words; captions of equal density are positives "
-            f"whatever modality they name; class weights {config.class_weights}; modality weights "
-            f"{config.modality_weights} (a moving average of each modality's class-balanced loss).",
+            "Loss: contrastive between images and captions in BI-RADS words, each image weighed by its category and "
+            f"its modality. {_LOSS_WORDS[config.loss]} {_WEIGHT_WORDS[config.modality_weights]} "
+            "What an arm does differently stands with it.",
             "The checkpoint kept is the one with the best macro AUC, of uncalibrated probabilities, in the worst "
             f"trained modality of the validation part, looked at every {config.validate_every} steps.",
             "Probabilities: the class frequencies of the training part are put back, then one temperature, fitted on "

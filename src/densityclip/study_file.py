@@ -127,9 +127,11 @@ class Arm(_Strict):
 
     Attributes:
         modalities: Modalities trained on.
+        training: What this arm is told differently (keys of `TrainConfig` but `modalities`).
     """
 
     modalities: tuple[str, ...]
+    training: dict[str, Any] = Field(default_factory=dict)
 
 
 class Primary(_Strict):
@@ -186,7 +188,7 @@ class Study(_Strict):
         folds: Number of folds.
         split_seed: Seed of the split.
         arms: Training recipes by name.
-        training: Settings shared by all arms (keys of `TrainConfig` but `modalities`).
+        training: Settings shared by all arms (keys of `TrainConfig` but `modalities`), unless an arm says otherwise.
         primary: The primary question.
         evaluation: Intervals.
         explain: Maps.
@@ -223,18 +225,21 @@ class Study(_Strict):
             problems.append(f"primary.metric {self.primary.metric!r} is not one of {', '.join(METRICS)}")
         if self.primary.modality not in (*MODALITIES, "all"):
             problems.append(f"primary.modality {self.primary.modality!r} is not one of {', '.join(MODALITIES)}, all")
-        if "modalities" in self.training:
+        if "modalities" in self.training or any("modalities" in arm.training for arm in self.arms.values()):
             problems.append("modalities belong to the arms, not to `training`")
         if problems:
             raise ValueError("; ".join(problems))
         Recipe.from_dict(Recipe().to_dict() | self.recipe)
         for name in self.arms:
-            self.train_config(name)
+            config = self.train_config(name)
+            if config.devices * config.nodes > 1:
+                raise ValueError(f"arm {name}: a study trains on one device; train with several by `densityclip train`")
         return self
 
     def train_config(self, arm: str) -> TrainConfig:
         """The settings of one arm's training."""
-        return TrainConfig(**self.training, modalities=self.arms[arm].modalities)
+        described = self.arms[arm]
+        return TrainConfig(**(self.training | described.training), modalities=described.modalities)
 
     def scaled(self, share: float) -> "Study":
         """The same study with another number of generated exams and of steps; 1 leaves it as it is.
@@ -252,6 +257,9 @@ class Study(_Strict):
             training.get(name, TrainConfig.model_fields[name].default)
             for name in ("validate_every", "steps", "batch_size")
         )
+        if share < 1:
+            # A few exams may have none of the rarest category; a miniature is there to run, not to be believed.
+            training["allow_missing_categories"] = True
         training["batch_size"] = max(8, round(min(1.0, share) * batch))
         training["validate_every"] = max(1, round(min(1.0, share) * every))
         training["steps"] = training["validate_every"] * max(1, round(share * steps / training["validate_every"]))
@@ -284,9 +292,10 @@ def _beside(content: Any, folder: Path) -> Any:
     """The content with its relative paths taken from the folder of the study file, not from where one happens to be."""
     if not isinstance(content, dict):
         return content
-    holders = [content.get("foundation"), *(content.get("cohorts") or {}).values()]
+    arms = [arm.get("training") for arm in (content.get("arms") or {}).values() if isinstance(arm, dict)]
+    holders = [content.get("foundation"), content.get("training"), *arms, *(content.get("cohorts") or {}).values()]
     for holder in (holder for holder in holders if isinstance(holder, dict)):
-        for key in ("source", "table", "path"):
+        for key in ("source", "table", "path", "prompts"):
             if isinstance(holder.get(key), str):
                 holder[key] = str(folder / holder[key])
     return content
@@ -331,7 +340,9 @@ def plan(study: Study) -> list[tuple[str, str]]:
     lines.append(("split", "patients to parts"))
     for name in study.arms:
         config = study.train_config(name)
-        lines.append((f"train {name}", f"{', '.join(config.modalities)}; {config.steps} steps of {config.batch_size}"))
+        changed = "".join(f"; {key} {value}" for key, value in study.arms[name].training.items())
+        what = f"{', '.join(config.modalities)}; {config.steps} steps of {config.batch_size}{changed}"
+        lines.append((f"train {name}", what))
     lines += [(f"predict {arm} {name}", "every image") for arm in study.arms for name in study.cohorts]
     lines.append(("evaluate", f"{study.evaluation.resamples} resamples over patients"))
     lines += [(f"explain {arm}", "maps") for arm in study.explain.arms]

@@ -26,31 +26,32 @@ def test_a_known_temperature_is_found(temperature: float):
     assert (found.calibrated, found.images, found.patients) == (True, 6000, 6000)
 
 
-def contrastive_optimum(likelihood: np.ndarray, prior: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Logits that the project's own loss drives to, for images of eight kinds whose densities are known exactly.
+def contrastive_optimum(likelihood: np.ndarray, prior: np.ndarray, balance, kind: str) -> np.ndarray:
+    """Logits that the project's own losses drive to, for images of eight kinds whose densities are known exactly.
 
     Kinds stand in one large batch as often as prior and likelihood say, so that the batch is the population.
     """
     import torch
 
-    from densityclip.training.losses import batch_loss, multi_positive
+    from densityclip.training import losses
 
     torch.manual_seed(0)
-    copies = np.rint(2000 * prior[None, :] * likelihood.T).astype(int)  # [kinds, 4]
+    copies = np.rint(1000 * prior[None, :] * likelihood.T).astype(int)  # [kinds, 4]
     kinds, labels = (torch.tensor(a) for a in np.nonzero(np.ones_like(copies)))
     repeat = torch.tensor(copies[kinds, labels])
     kinds, labels = kinds.repeat_interleave(repeat), labels.repeat_interleave(repeat)
     scores = torch.zeros(likelihood.shape[1], 4, requires_grad=True)  # [kinds, 4]
     optimiser = torch.optim.LBFGS([scores], max_iter=200, line_search_fn="strong_wolfe")
     eye = torch.eye(4)
+    function = {"multi-positive": losses.multi_positive, "infonce": losses.infonce, "class-prompt": losses.class_prompt}
+    # An "embedding" whose product with the caption's is the free score of its kind and category.
+    texts = eye.expand(len(labels), 4, 4) if kind == "class-prompt" else eye[labels]
+    weights, adjustment = (torch.tensor(a, dtype=torch.float32) for a in (balance.weights, balance.adjustment))
 
     def closure():
         optimiser.zero_grad()
-        # An "embedding" whose product with the caption's is the free score of its kind and category.
-        loss = batch_loss(
-            multi_positive(scores[kinds], eye[labels], labels, torch.tensor(1.0)),
-            torch.tensor(weights, dtype=torch.float32)[labels],
-        )
+        each = function[kind](scores[kinds], texts, labels, torch.tensor(1.0), adjustment)
+        loss = losses.batch_loss(each, weights[labels])
         loss.backward()
         return loss
 
@@ -58,23 +59,24 @@ def contrastive_optimum(likelihood: np.ndarray, prior: np.ndarray, weights: np.n
     return scores.detach().numpy()
 
 
-@pytest.mark.parametrize("scheme", ["inverse-frequency", "none"])
-def test_the_shift_turns_what_the_contrastive_loss_learns_into_the_true_posterior(scheme: str):
-    from densityclip.training.weighting import class_weights
+@pytest.mark.parametrize("kind", ["multi-positive", "infonce", "class-prompt"])
+@pytest.mark.parametrize("scheme", ["inverse-frequency", "none", "logit-adjustment", "effective-number"])
+def test_the_shift_turns_what_a_contrastive_loss_learns_into_the_true_posterior(scheme: str, kind: str):
+    from densityclip.training.class_balance import class_balance
 
     rng = np.random.default_rng(5)
     prior = np.array([0.1, 0.4, 0.35, 0.15])
     likelihood = rng.dirichlet(np.ones(8), size=4)  # p(kind | category), [4, 8]
-    weights = class_weights((1000 * prior).astype(int).tolist(), scheme)
-    logits = contrastive_optimum(likelihood, prior, weights)
+    balance = class_balance((1000 * prior).astype(int).tolist(), prior.tolist(), scheme, loss=kind)
+    logits = contrastive_optimum(likelihood, prior, balance, kind)
     posterior = (prior[:, None] * likelihood).T
     posterior /= posterior.sum(1, keepdims=True)
-    shifted = Calibration(prior_shift=prior_shift((10_000 * prior).astype(int).tolist(), weights)).apply(logits)
-    unshifted = Calibration().apply(logits)
+    shifted = Calibration(prior_shift=prior_shift((10_000 * prior).astype(int).tolist(), balance.prior)).apply(logits)
     mass = (prior[:, None] * likelihood).sum(0)
-    error, naive = (float(mass @ np.abs(found - posterior).sum(1)) for found in (shifted, unshifted))
+    error, naive = (float(mass @ np.abs(found - posterior).sum(1)) for found in (shifted, Calibration().apply(logits)))
     assert error < 0.06
-    assert naive > 3 * error
+    if (scheme, kind) != ("none", "class-prompt"):  # there the logits carry the true prior, and nothing is shifted
+        assert naive > 3 * error
     np.testing.assert_allclose(mass @ shifted, prior, atol=0.02)
 
 

@@ -11,15 +11,12 @@ from densityclip.imaging.cache import Cache
 from densityclip.imaging.recipe import Recipe
 from densityclip.model.prompts import DEFAULT_PROMPTS
 from densityclip.records import GENERATED_LABEL
-from densityclip.training.batches import (
-    CaptionTable,
-    ImageStore,
-    TrainingBatches,
-    apply_augmentation,
-    draw_augmentation,
-)
+from densityclip.training.augmentation import apply_augmentation, augmentation_parameters
+from densityclip.training.batches import CaptionTable, ImageStore, TrainingBatches
 from densityclip.training.config import TrainConfig
 from densityclip.training.fit import training_summary
+from densityclip.training.samplers import SAMPLERS, Sampler
+from densityclip.training.task import balance_of
 
 SIZE = 24
 MODALITIES = ("DM", "DBT")
@@ -64,7 +61,8 @@ def batches(store: ImageStore, **changes) -> TrainingBatches:
 def test_what_a_training_says_of_itself_counts_every_generated_image(store: ImageStore, real: int):
     sources = ["table"] * real + [GENERATED_LABEL] * (len(store) - real)
     store.items = store.items.with_columns(density_source=pl.Series(sources))
-    said = training_summary(store, TrainConfig(modalities=MODALITIES))
+    config = TrainConfig(modalities=MODALITIES)
+    said = training_summary(store, config, balance_of(batches(store), config))
     assert len(store) == said["images"] == 12
     assert (said["generated"], said["images_generated"]) == (real < 12, 12 - real)
 
@@ -143,7 +141,7 @@ def picture(height: int = 40, width: int = 30) -> torch.Tensor:
 
 
 def augmented(image: torch.Tensor, **changes: float) -> torch.Tensor:
-    return apply_augmentation(image, parameters(**changes), torch.Generator().manual_seed(0))
+    return apply_augmentation(image, parameters(**changes), np.zeros(len(image), dtype=np.int64))
 
 
 def test_no_change_gives_the_image_itself():
@@ -176,7 +174,75 @@ def test_gamma_contrast_and_noise_leave_the_air_at_zero():
 
 
 def test_parameters_are_drawn_within_their_ranges():
-    drawn = np.stack([draw_augmentation(np.random.default_rng(seed)) for seed in range(500)])
+    drawn = augmentation_parameters(np.random.default_rng(0).random((5000, 8)))
     assert np.abs(drawn[:, 0]).max() <= 0.14
     assert set(drawn[:, 4]) == {0.0, 1.0}
     assert (drawn[:, 7] >= 0).all()
+    assert drawn[:, 5].std() == pytest.approx(0.2, rel=0.05)
+    assert (drawn.mean(axis=0)[[0, 2, 3]] < 0.005).all()
+
+
+def test_an_images_noise_is_its_own_whatever_else_is_in_the_batch():
+    image, seeds = picture(), np.array([7, 8, 9])
+    three = apply_augmentation(image.repeat(3, 1, 1), parameters(noise=0.05).repeat(3, 1), seeds)
+    alone = apply_augmentation(image, parameters(noise=0.05), seeds[1:2])
+    assert torch.equal(three[1], alone[0])
+    assert not torch.equal(three[0], three[1])
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_a_batch_and_together_see_what_one_would(store: ImageStore, world: int):
+    source = batches(store, batch_size=8, augment=True)
+    whole = source.at(3)
+    parts = [source.at(3, rank=rank, world=world) for rank in range(world)]
+    assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+    for part in parts:
+        assert torch.equal(part.labels, whole.labels)
+        assert torch.equal(part.captions, whole.captions)
+
+
+def test_images_kept_on_a_device_are_the_images_of_the_cache(store: ImageStore):
+    source = batches(store, augment=True)
+    before = source.at(4).pixels
+    assert store.nbytes == int(store.slices.sum()) * SIZE * SIZE
+    store.move_to(torch.device("cpu"))
+    store._images = []  # nothing is read from the cache any more
+    assert torch.equal(source.at(4).pixels, before)
+
+
+def unbalanced() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.choice(4, 300, p=[0.05, 0.5, 0.4, 0.05]), rng.choice(3, 300, p=[0.6, 0.3, 0.1])
+
+
+@pytest.mark.parametrize("scheme", SAMPLERS)
+def test_a_sampler_draws_the_shares_that_it_states(scheme: str):
+    labels, modalities = unbalanced()
+    sampler = Sampler(scheme, labels, modalities, seed=1)
+    drawn, _ = sampler.at(range(60_000))
+    frequency = np.bincount(drawn, minlength=300) / 60_000
+    assert sampler.shares.sum() == pytest.approx(1)
+    np.testing.assert_allclose(frequency, sampler.shares, rtol=0.02)
+
+
+def test_balanced_samplers_balance_what_they_are_named_after():
+    labels, modalities = unbalanced()
+    drawn, _ = Sampler("class-balanced", labels, modalities, seed=1).at(range(64))
+    assert np.bincount(labels[drawn]).tolist() == [16] * 4
+    cells = len(set(zip(labels.tolist(), modalities.tolist(), strict=True)))
+    drawn, _ = Sampler("modality-class", labels, modalities, seed=1).at(range(5 * cells))
+    counts = np.unique(labels[drawn] * 3 + modalities[drawn], return_counts=True)[1]
+    assert counts.tolist() == [5] * cells
+
+
+@pytest.mark.parametrize("scheme", SAMPLERS)
+def test_a_draw_depends_on_seed_and_place_alone(scheme: str):
+    labels, modalities = unbalanced()
+    one, other = (Sampler(scheme, labels, modalities, seed=1) for _ in range(2))
+    other.at(range(5000))
+    for places in (range(10), range(4000, 4010), range(3)):
+        for found, expected in zip(one.at(places), other.at(places), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    # An image drawn twice is changed in two ways.
+    indices, numbers = one.at(range(5000))
+    assert len(np.unique(numbers[indices == indices[0]], axis=0)) == int((indices == indices[0]).sum())

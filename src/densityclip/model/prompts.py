@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from densityclip.density import CATEGORIES, WORDING
 from densityclip.errors import UserError
@@ -110,3 +113,20 @@ DEFAULT_PROMPTS = Prompts(
         "DBT": "digital breast tomosynthesis slice",
     },
 )
+
+
+def read_prompts(path: Path | None) -> Prompts:
+    """The words of a file, YAML or JSON with the keys of `prompts.json`; ours without one.
+
+    Raises:
+        UserError: The file is not readable, or a key or wording is missing.
+    """
+    if path is None:
+        return DEFAULT_PROMPTS
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is no readable prompts file", "write it like the prompts.json of a bundle") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds no prompts by name", "write it like the prompts.json of a bundle")
+    return Prompts.from_dict(content)

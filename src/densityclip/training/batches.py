@@ -8,13 +8,14 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from densityclip.density import CATEGORIES, category_index
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.model.classifier import grey_levels
 from densityclip.model.prompts import PLAIN, Prompts
+from densityclip.training.augmentation import apply_augmentation, augmentation_parameters
+from densityclip.training.samplers import Sampler
 
 
 class ImageStore:
@@ -54,14 +55,38 @@ class ImageStore:
         self._cache = self.items["cache"].to_numpy()
         self._first = self.items["first_row"].to_numpy()
         self.slices: NDArray[np.int64] = self.items["slices"].to_numpy().astype(np.int64)
+        self._resident: Tensor | None = None
+        self._resident_first: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self.slices)[:-1]]).astype(np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slices of its images."""
+        return int(self.slices.sum()) * int(self._images[0][0].nbytes)
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep all slices in the memory of a device; from then on `read` gives tensors that live there."""
+        items = np.repeat(np.arange(len(self)), self.slices)
+        slices = np.concatenate([np.arange(count) for count in self.slices])
+        # In pieces, so that the host never holds a second copy of the whole.
+        pieces = [self.read(i, s).to(device) for i, s in _in_pieces(items, slices, 4096)]
+        self._resident = torch.cat(pieces)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def read(self, indices: NDArray[np.int64], slices: NDArray[np.int64]) -> Tensor:
         """`[n, h, w]` pixels of the given slice of each item, of the recipe's depth."""
+        if self._resident is not None:
+            where = torch.from_numpy(self._resident_first[indices] + slices)
+            return self._resident[where.to(self._resident.device)]
         rows = self._first[indices] + slices
         return torch.from_numpy(np.stack([self._images[c][r] for c, r in zip(self._cache[indices], rows, strict=True)]))
+
+
+def _in_pieces(
+    items: NDArray[np.int64], slices: NDArray[np.int64], size: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    return [(items[start : start + size], slices[start : start + size]) for start in range(0, len(items), size)]
 
 
 @dataclass(frozen=True)
@@ -88,15 +113,21 @@ class CaptionTable:
                 texts += captions
         return cls(tuple(texts), choices)
 
+    def pick(self, wording: int, label: int, uniform: float) -> int:
+        """The number of one caption of a (modality index or -1, category index), by a uniform number in [0, 1)."""
+        numbers = self.choices[wording, label]
+        return int(numbers[int(uniform * len(numbers))])
+
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees.
+    """What one training step sees. All but the pixels is that of the whole batch, in every process.
 
     Attributes:
-        pixels: `[batch, h, w]` float in `[0, 1]`, augmented.
+        pixels: `[mine, h, w]` float in `[0, 1]`, augmented: the rows of this process, in the order of the batch.
         labels: `[batch]` category index.
         modalities: `[batch]` modality index.
+        wordings: `[batch]` modality index that the caption names, -1 where it names none.
         captions: `[batch]` number of each image's caption.
         indices: `[batch]` items of the store, for messages.
     """
@@ -104,12 +135,13 @@ class Batch:
     pixels: Tensor
     labels: Tensor
     modalities: Tensor
+    wordings: Tensor
     captions: Tensor
     indices: NDArray[np.int64]
 
 
 class TrainingBatches:
-    """Batches of a training, by step; each epoch has every image once, in a new random order."""
+    """Batches of a training, by step."""
 
     def __init__(
         self,
@@ -120,6 +152,7 @@ class TrainingBatches:
         seed: int,
         plain_share: float,
         augment: bool,
+        sampler: str = "natural",
     ) -> None:
         if len(store) < batch_size:
             raise UserError(
@@ -127,88 +160,42 @@ class TrainingBatches:
                 "lower batch_size, or add images",
             )
         self.store, self.captions = store, captions
-        self.batch_size, self.seed, self.plain_share, self.augment = batch_size, seed, plain_share, augment
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+        self.batch_size, self.plain_share, self.augment = batch_size, plain_share, augment
+        self.sampler = Sampler(sampler, store.labels, store.modalities, seed=seed)
 
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.store)))
-        return self._order[1]
+    def at(self, step: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step, counted from 0.
 
-    def at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = places // len(self.store)
-        indices = np.array(
-            [self._epoch_order(int(e))[p % len(self.store)] for e, p in zip(epochs, places, strict=True)]
-        )
-        draws = [np.random.default_rng([self.seed, 2, int(e), int(i)]) for e, i in zip(epochs, indices, strict=True)]
-        slices = np.array([d.integers(n) for d, n in zip(draws, self.store.slices[indices], strict=True)])
+        Args:
+            step: Optimiser steps done before.
+            rank: This process, whose rows of the batch are read.
+            world: Processes that share a batch; divides the batch size.
+        """
+        indices, numbers = self.sampler.at(range(step * self.batch_size, (step + 1) * self.batch_size))
         labels, modalities = self.store.labels[indices], self.store.modalities[indices]
-        captions = [
-            int(d.choice(self.captions.choices[-1 if d.random() < self.plain_share else int(m), int(y)]))
-            for d, m, y in zip(draws, modalities, labels, strict=True)
-        ]
+        wordings = np.where(numbers[:, 1] < self.plain_share, -1, modalities)
+        captions = np.array(
+            [self.captions.pick(*key) for key in zip(wordings.tolist(), labels.tolist(), numbers[:, 2], strict=True)]
+        )
+        mine = slice(rank * self.batch_size // world, (rank + 1) * self.batch_size // world)
+        return Batch(
+            self._pixels(indices[mine], numbers[mine]),
+            torch.from_numpy(labels),
+            torch.from_numpy(modalities),
+            torch.from_numpy(wordings),
+            torch.from_numpy(captions),
+            indices,
+        )
+
+    def _pixels(self, indices: NDArray[np.int64], numbers: NDArray[np.float64]) -> Tensor:
+        slices = (numbers[:, 0] * self.store.slices[indices]).astype(np.int64)
         pixels = grey_levels(self.store.read(indices, slices))
-        if self.augment:
-            parameters = np.stack([draw_augmentation(d) for d in draws]).astype(np.float32)
-            noise = torch.Generator().manual_seed(seed_for(self.seed, 3, step))
-            pixels = apply_augmentation(pixels, torch.from_numpy(parameters), noise)
-        return Batch(pixels, torch.from_numpy(labels), torch.from_numpy(modalities), torch.tensor(captions), indices)
+        if not self.augment:
+            return pixels
+        parameters = torch.from_numpy(augmentation_parameters(numbers[:, 3:11]).astype(np.float32))
+        return apply_augmentation(pixels, parameters.to(pixels.device), (numbers[:, 11] * 2**48).astype(np.int64))
 
 
 def seed_for(*key: int) -> int:
     """A seed for torch from a key such as (seed, purpose, step), spread over 32 bits."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
-
-
-def draw_augmentation(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw the parameters for one image.
-
-    Returns:
-        `[8]`: rotation (radians), log scale, shift across and down (share of the canvas), whether upside down (0 or 1),
-        log gamma, contrast factor, noise SD (share of the grey range).
-    """
-    return np.array(
-        [
-            rng.uniform(-0.14, 0.14),
-            rng.uniform(-0.12, 0.12),
-            rng.uniform(-0.04, 0.04),
-            rng.uniform(-0.06, 0.06),
-            float(rng.random() < 0.5),
-            rng.normal(0.0, 0.2),
-            rng.uniform(0.85, 1.1),
-            rng.uniform(0.0, 0.03),
-        ]
-    )
-
-
-def apply_augmentation(pixels: Tensor, parameters: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply drawn parameters, batch-wise; the air around the breast stays 0.
-
-    The chest wall stays on the left: a prepared image is never mirrored left-right.
-
-    Args:
-        pixels: `[batch, h, w]` in `[0, 1]`.
-        parameters: `[batch, 8]` of `draw_augmentation`.
-        generator: Draws the noise.
-
-    Returns:
-        `[batch, h, w]` in `[0, 1]`.
-    """
-    angle, log_scale, across, down, flip, log_gamma, contrast, noise = parameters.unbind(dim=1)
-    height, width = pixels.shape[1:]
-    cosine, sine, scale = angle.cos(), angle.sin(), (-log_scale).exp()
-    upright = 1 - 2 * flip
-    # Pixel centres in [-1, 1] as affine_grid places them; written out, because that call took a third of the time.
-    x = ((2 * torch.arange(width) + 1) / width - 1)[None, None, :]
-    y = ((2 * torch.arange(height) + 1) / height - 1)[None, :, None]
-    each = (slice(None), None, None)
-    # The aspect keeps a rotation a rotation on a canvas that is not square.
-    grid_x = (scale * cosine)[each] * x - (scale * sine * upright * height / width)[each] * y + 2 * across[each]
-    grid_y = (scale * sine * width / height)[each] * x + (scale * cosine * upright)[each] * y + 2 * down[each]
-    grid = torch.stack([grid_x, grid_y], dim=-1)
-    moved = functional.grid_sample(pixels.unsqueeze(1), grid, align_corners=False).squeeze(1)
-    grey = moved.clamp(min=0).pow(log_gamma.exp()[each]) * contrast[each]
-    speckle = noise[each] * torch.randn(grey.shape, generator=generator)
-    return torch.where(moved > 0, grey + speckle, moved).clamp(0, 1)

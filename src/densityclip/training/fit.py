@@ -1,10 +1,7 @@
 """One training: caches and splits in, a model folder with its bundle out; resumable."""
 
-import logging
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +9,31 @@ import numpy as np
 import polars as pl
 
 from densityclip import __version__
-from densityclip.artifacts import atomic_path, git_revision, hash_file, hash_json, hash_table, read_json, write_json
+from densityclip.artifacts import (
+    atomic_path,
+    git_revision,
+    hash_file,
+    hash_json,
+    hash_table,
+    read_json,
+    write_json,
+)
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
+from densityclip.model.biomedclip import image_size, load_foundation, model_files, resized
+from densityclip.model.prompts import Prompts, read_prompts
 from densityclip.probability.calibrate import Calibration, fit_calibration, prior_shift
 from densityclip.records import GENERATED_LABEL, Part
+from densityclip.training.class_balance import ClassBalance
 from densityclip.training.config import TrainConfig
+from densityclip.training.engine import best_round, run
 
 if TYPE_CHECKING:
-    from lightning import Callback
-
     from densityclip.model.biomedclip import Foundation
+    from densityclip.model.classifier import DensityClassifier
     from densityclip.training.batches import ImageStore
     from densityclip.training.task import ContrastiveTask
-
-logger = logging.getLogger(__name__)
 
 BUNDLE = "bundle"
 HISTORY = "training.csv"
@@ -68,9 +74,11 @@ def fit(
         raise UserError(
             f"the caches were prepared with different recipes ({hashes})", "prepare them with the same --set"
         )
+    prompts = read_prompts(config.prompts)
     request = {
         "densityclip": __version__,
         "config": config.model_dump(mode="json"),
+        "prompts": hash_json(prompts.to_dict()),
         "recipe_hash": recipe.recipe_hash,
         "caches": [hash_file(cache.path / "rows.parquet") for cache in caches],
         "splits": hash_table(splits),
@@ -81,18 +89,22 @@ def fit(
     if _begun_with(out, request) and (bundle / "provenance.json").is_file():
         return bundle
     train, validation, calibration = _stores(caches, splits, config)
-    task, foundation = _task(foundation_folder, config, train, validation, (recipe.height, recipe.width))
+    task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))
     write_json(out / REQUEST, request)
-    _run(task, out, config, progress)
+    if config.adaptation == "zero-shot":
+        task.eval().validate_now()
+    elif not run(task, out, config, progress):
+        return bundle  # another process of this training writes it
     _write_history(out, task.history)
-    _finish(task, foundation, bundle, recipe, request, data | training_summary(train, config), calibration)
+    start = _at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
+    task.finish(start)
+    trained = replace(foundation, clip=task.clip)
+    _finish(task, trained, bundle, recipe, request, data | training_summary(train, config, task.balance), calibration)
     return bundle
 
 
 def _foundation_hash(folder: Path) -> str:
     """Over everything that makes the model: weights, configs, tokenizer."""
-    from densityclip.model.biomedclip import model_files
-
     return hash_json({name: hash_file(folder / name) for name in model_files(folder)})
 
 
@@ -122,6 +134,7 @@ def _stores(
         for part in (Part.TRAIN, Part.VALIDATION, Part.CALIBRATION)
     )
     _check_part(train, Part.TRAIN, config.modalities)
+    _check_categories(train, config)
     _check_part(validation, Part.VALIDATION, config.modalities)
     return train, validation, calibration
 
@@ -155,139 +168,45 @@ def _check_part(store: "ImageStore", part: Part, modalities: Sequence[str]) -> N
             )
 
 
+def _check_categories(train: "ImageStore", config: TrainConfig) -> None:
+    """Every category has an image, or the user said that it need not."""
+    missing = [
+        name for name, count in zip(CATEGORIES, np.bincount(train.labels, minlength=4), strict=True) if not count
+    ]
+    if missing and not config.allow_missing_categories:
+        raise UserError(
+            f"the train part has no image of category {', '.join(missing)}, so the model would never have seen it",
+            "add such images, or go on without with --set allow_missing_categories=true",
+        )
+
+
 def _task(
-    folder: Path, config: TrainConfig, train: "ImageStore", validation: "ImageStore", size: tuple[int, int]
+    folder: Path,
+    config: TrainConfig,
+    prompts: Prompts,
+    train: "ImageStore",
+    validation: "ImageStore",
+    size: tuple[int, int],
 ) -> tuple["ContrastiveTask", "Foundation"]:
-    from densityclip.model.biomedclip import load_foundation
-    from densityclip.model.prompts import DEFAULT_PROMPTS
     from densityclip.training.batches import CaptionTable, TrainingBatches
     from densityclip.training.task import ContrastiveTask
 
-    foundation = load_foundation(folder)
-    expected = tuple(foundation.clip.visual.trunk.patch_embed.img_size)
-    if size != expected:
-        raise UserError(
-            f"the cache has images of {size[0]} x {size[1]} px, the model takes {expected[0]} x {expected[1]}",
-            f"prepare the images again with --size {expected[0]}",
-        )
-    captions = CaptionTable.build(DEFAULT_PROMPTS, config.modalities)
     batches = TrainingBatches(
         train,
-        captions,
+        CaptionTable.build(prompts, config.modalities),
         batch_size=config.batch_size,
         seed=config.seed,
         plain_share=config.plain_caption_share,
         augment=config.augment,
+        sampler=config.sampler,
     )
-    return ContrastiveTask(foundation, config, DEFAULT_PROMPTS, batches, validation), foundation
+    foundation = _at_size(load_foundation(folder), size)
+    return ContrastiveTask(foundation, config, prompts, batches, validation), foundation
 
 
-def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Callable[[int, int], None] | None) -> None:
-    import torch
-    from lightning import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.plugins.io import TorchCheckpointIO
-
-    from densityclip.training.task import SELECTED_BY
-
-    class AtomicCheckpoints(TorchCheckpointIO):
-        """A checkpoint is written beside its name and renamed: a kill in the middle leaves the last good one."""
-
-        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-            with atomic_path(Path(path)) as temporary:
-                super().save_checkpoint(checkpoint, temporary, storage_options)
-
-    # Its banners and tips are for those who call it; what a person needs is in the progress bar and in training.csv.
-    for name in ("lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    torch.set_num_threads(min(config.threads, os.cpu_count() or 1))
-    checkpoints = out / "checkpoints"
-    keep = partial(ModelCheckpoint, checkpoints, enable_version_counter=False, save_on_train_epoch_end=False)
-    best = keep(filename="best", monitor=SELECTED_BY, mode="max")
-    # Its own callback: `save_last` writes only in rounds that are the best so far, and a kill would lose the others.
-    latest = keep(filename="last")
-    trainer = Trainer(
-        accelerator="auto",
-        devices=1,
-        max_steps=config.steps,
-        max_epochs=-1,
-        limit_train_batches=config.validate_every,
-        num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
-        deterministic=True,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[_progress_callback(config.steps, progress), best, latest],
-        plugins=[AtomicCheckpoints()],
-    )
-    last = checkpoints / "last.ckpt"
-    # Lightning only counts the steps: each batch follows from the number of its step.
-    rounds = _Loader(np.arange(config.validate_every))
-    # The model was loaded in eval mode, and Lightning leaves modes as they are: dropout would stay off.
-    task.train()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        trainer.fit(
-            task,
-            rounds,
-            _pieces(len(task.validation)),
-            ckpt_path=last if last.is_file() else None,
-            weights_only=True,
-        )
-    _load_best(task, checkpoints / "best.ckpt")
-
-
-class _Loader:
-    """Hands out a sequence's items; Lightning takes a bare list for several loaders."""
-
-    def __init__(self, items: Sequence[Any] | np.ndarray) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.items)
-
-
-def _pieces(number: int) -> _Loader:
-    return _Loader([np.arange(start, min(start + 128, number)) for start in range(0, number, 128)])
-
-
-def _best_round(history: Sequence[tuple[int, str, float]]) -> tuple[float, int]:
-    """Value and step of the best validation, the earliest of equals."""
-    from densityclip.training.task import SELECTED_BY
-
-    scores = [(value, step) for step, name, value in history if name == SELECTED_BY]
-    return max(scores, key=lambda pair: (pair[0], -pair[1]))
-
-
-def _load_best(task: "ContrastiveTask", path: Path) -> None:
-    import torch
-
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if checkpoint["global_step"] != _best_round(task.history)[1]:
-        # Lightning forgets which checkpoint was the best when the folder was moved between two runs.
-        raise UserError(
-            f"{path} is not of the best round that training.csv would name", "remove the model folder and train again"
-        )
-    task.load_state_dict(checkpoint["state_dict"])
-    task.to("cpu").eval()
-
-
-def _progress_callback(steps: int, progress: Callable[[int, int], None] | None) -> "Callback":
-    from lightning import Callback
-
-    class Progress(Callback):
-        """Tells the caller how many steps are done."""
-
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            if progress is not None:
-                progress(trainer.global_step, steps)
-
-    return Progress()
+def _at_size(foundation: "Foundation", size: tuple[int, int]) -> "Foundation":
+    """The model at the size of the prepared images."""
+    return foundation if image_size(foundation.clip.visual) == size else resized(foundation, *size)
 
 
 def _write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
@@ -297,12 +216,9 @@ def _write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
         pl.DataFrame(history, schema=HISTORY_SCHEMA, orient="row").write_csv(temporary)
 
 
-def training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any]:
+def training_summary(train: "ImageStore", config: TrainConfig, balance: ClassBalance) -> dict[str, Any]:
     """What the bundle says of its data: counts, and the prior that its logits carry (`calibrate.prior_shift`)."""
-    from densityclip.training.weighting import class_weights
-
     counts = np.bincount(train.labels, minlength=4)
-    weights = class_weights(counts.tolist(), config.class_weights)
     # A source that is not stated is nobody's word that the image was generated.
     generated = int((train.items["density_source"] == GENERATED_LABEL).sum())
     return {
@@ -314,7 +230,7 @@ def training_summary(train: "ImageStore", config: TrainConfig) -> dict[str, Any]
         "images_by_modality": {
             name: int((train.modalities == index).sum()) for index, name in enumerate(config.modalities)
         },
-        "training_prior": dict(zip(CATEGORIES, (weights / weights.sum()).round(6).tolist(), strict=True)),
+        "training_prior": dict(zip(CATEGORIES, balance.prior.round(6).tolist(), strict=True)),
     }
 
 
@@ -328,19 +244,17 @@ def _finish(
     calibration: "ImageStore",
 ) -> None:
     from densityclip.model.bundle import save_bundle
-    from densityclip.model.classifier import class_embeddings
     from densityclip.training.task import SELECTED_BY
 
-    embeddings = class_embeddings(task.clip, task.tokenizer, task.prompts, task.config.modalities)
-
-    best = _best_round(task.history)
+    classifier = task.classifier()
+    best = best_round(task.history)
     save_bundle(
         bundle,
         foundation,
         recipe=recipe,
         prompts=task.prompts,
-        embeddings=embeddings,
-        calibration=_calibrate(task, embeddings, calibration).to_dict(),
+        embeddings=dict(zip(classifier.names, classifier.prompts, strict=True)),
+        calibration=_calibrate(task, classifier, calibration).to_dict(),
         provenance={
             "densityclip": __version__,
             "git_revision": git_revision(),
@@ -353,16 +267,11 @@ def _finish(
     )
 
 
-def _calibrate(task: "ContrastiveTask", embeddings: dict[str, Any], store: "ImageStore") -> Calibration:
+def _calibrate(task: "ContrastiveTask", classifier: "DensityClassifier", store: "ImageStore") -> Calibration:
     """Put the training's frequencies back and fit the temperature on the calibration part."""
-    from densityclip.model.classifier import DensityClassifier
     from densityclip.training.scoring import mean_probabilities
 
-    classifier = DensityClassifier(
-        task.clip.visual, embeddings, float(task.clip.logit_scale.detach().exp()), task.preprocess
-    )
-    train, names = task.batches.store, task.config.modalities
-    pieces = [mean_probabilities(classifier, store, items, names) for items in _pieces(len(store))]
-    logits = np.log(np.maximum(np.concatenate(pieces), 1e-300)) if pieces else np.empty((0, 4))
-    shift = prior_shift(np.bincount(train.labels, minlength=4).tolist(), task.class_weights.numpy())
+    probabilities = mean_probabilities(classifier, store, task.config.modalities)
+    shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
+    logits = np.log(np.maximum(probabilities, 1e-300))
     return fit_calibration(logits, store.labels, store.items["patient_id"].to_list(), shift)

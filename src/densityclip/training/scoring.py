@@ -1,4 +1,4 @@
-"""Probabilities of the images of a part, as validation and calibration need them."""
+"""Probabilities and scores of the images of a part, as validation and calibration need them."""
 
 from collections.abc import Sequence
 
@@ -6,26 +6,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from densityclip.evaluation.metrics import macro_auc
 from densityclip.model.classifier import DensityClassifier
 from densityclip.probability.aggregate import softmax
 from densityclip.training.batches import ImageStore
 
+_PIECE = 128
+
 
 @torch.no_grad()
 def mean_probabilities(
-    classifier: DensityClassifier, store: ImageStore, items: NDArray[np.int64], modalities: Sequence[str]
+    classifier: DensityClassifier, store: ImageStore, modalities: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Uncalibrated probabilities of images, each the mean over its slices, as prediction joins them.
+    """Uncalibrated probabilities of all images of a store, each the mean over its slices, as prediction joins them.
 
     Args:
         classifier: The model.
         store: The images.
-        items: Which of them.
         modalities: Names in the order of the store's modality index.
 
     Returns:
-        `[items, 4]`.
+        `[images, 4]`.
     """
+    pieces = [
+        _of_some(classifier, store, np.arange(start, min(start + _PIECE, len(store))), modalities)
+        for start in range(0, len(store), _PIECE)
+    ]
+    return np.concatenate([np.empty((0, 4)), *pieces])
+
+
+def _of_some(
+    classifier: DensityClassifier, store: ImageStore, items: NDArray[np.int64], modalities: Sequence[str]
+) -> NDArray[np.float64]:
     counts = store.slices[items]
     each = np.repeat(items, counts)
     slices = np.concatenate([np.arange(count) for count in counts])
@@ -34,3 +46,14 @@ def mean_probabilities(
     probabilities = softmax(classifier(pixels, names).double().cpu().numpy())
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return np.asarray(np.add.reduceat(probabilities, starts, axis=0) / counts[:, None])
+
+
+def macro_auc_by_modality(
+    classifier: DensityClassifier, store: ImageStore, modalities: Sequence[str]
+) -> dict[str, float]:
+    """Macro AUC of each modality's images in a store."""
+    probabilities = mean_probabilities(classifier, store, modalities)
+    return {
+        name: macro_auc(store.labels[store.modalities == index], probabilities[store.modalities == index])
+        for index, name in enumerate(modalities)
+    }
