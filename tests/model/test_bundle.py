@@ -6,12 +6,15 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from clip_samples import OWN_TEXT, OWN_VIT, open_plainly, prepared, write_model
 
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
-from densityclip.model.biomedclip import load_foundation
-from densityclip.model.bundle import Bundle, load_bundle
+from densityclip.model.biomedclip import load_foundation, resized
+from densityclip.model.bundle import Bundle, load_bundle, save_bundle
+from densityclip.model.classifier import class_embeddings
 from densityclip.model.prompts import DEFAULT_PROMPTS
+from densityclip.probability.calibrate import Calibration
 
 # The road's own bundle: what a training really leaves.
 
@@ -109,3 +112,53 @@ def test_a_model_folder_leads_to_its_bundle_and_another_folder_to_a_message(bund
     assert load_bundle(bundle.parent).folder == bundle
     with pytest.raises(UserError, match="is not a bundle"):
         load_bundle(tmp_path)
+
+
+def untrained(folder: Path, foundation: Path, height: int, width: int) -> Bundle:
+    """The bundle of a model that learned nothing, at a size."""
+    model = resized(load_foundation(foundation), height, width)
+    save_bundle(
+        folder,
+        model,
+        recipe=Recipe(height=height, width=width),
+        prompts=DEFAULT_PROMPTS,
+        embeddings=class_embeddings(model.clip, model.tokenizer, DEFAULT_PROMPTS, []),
+        calibration=Calibration().to_dict(),
+        provenance={"data": {}},
+    )
+    return load_bundle(folder)
+
+
+def test_a_bundle_that_says_that_plain_open_clip_opens_it_gives_the_same_features_there(
+    small_foundation: Path, tmp_path: Path
+):
+    bundle = untrained(tmp_path / "bundle", small_foundation, 160, 160)
+    assert bundle.provenance["opens_with"]["open_clip"] is True
+    assert "text_cfg" in bundle.provenance["opens_with"]["why"]
+    with torch.no_grad():
+        ours = bundle.classifier().visual(prepared())
+        assert torch.equal(open_plainly(bundle.folder).encode_image(prepared()), ours)
+
+
+def test_a_bundle_of_another_size_says_that_plain_open_clip_does_not_open_it(small_foundation: Path, tmp_path: Path):
+    bundle = untrained(tmp_path / "bundle", small_foundation, 192, 112)
+    said = bundle.provenance["opens_with"]
+    assert said["open_clip"] is False
+    assert "160 x 160" in said["why"]
+    assert "192 x 112" in said["why"]
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        open_plainly(bundle.folder)
+    with torch.no_grad():
+        expected = open_plainly(small_foundation, force_image_size=(192, 112)).encode_image(prepared(192, 112))
+        assert torch.equal(bundle.classifier().visual(prepared(192, 112)), expected)
+
+
+def test_a_tower_that_open_clip_builds_at_any_size_opens_there_at_any(tmp_path: Path):
+    model = {"embed_dim": 32, "vision_cfg": OWN_VIT, "text_cfg": OWN_TEXT}
+    bundle = untrained(tmp_path / "bundle", write_model(tmp_path / "model", model), 192, 112)
+    said = bundle.provenance["opens_with"]
+    assert said["open_clip"] is True
+    assert "text_cfg" not in said["why"]
+    images = prepared(192, 112)
+    with torch.no_grad():
+        assert torch.equal(open_plainly(bundle.folder).encode_image(images), bundle.classifier().visual(images))

@@ -19,6 +19,7 @@ from densityclip.model.towers import (
     build_clip,
     build_image_tower,
     check_towers,
+    configured_size,
     has_unsaved_buffers,
     image_size,
     set_image_size,
@@ -82,7 +83,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise UserError(
             f"{folder} is not a model folder: it has no {CONFIG}",
-            f"give the folder that holds the files of {BIOMEDCLIP}, or a bundle that `densityclip train` wrote",
+            f"give the folder that holds the files of {BIOMEDCLIP}, as `densityclip weights fetch --out FOLDER` makes "
+            "it, or a bundle that `densityclip train` wrote",
         )
     config = read_json(folder / CONFIG, "the model's publisher")
     model = config.get("model_cfg") if isinstance(config, dict) else None
@@ -101,7 +103,8 @@ def weights_path(folder: Path) -> Path:
             return folder / name
     raise UserError(
         f"{folder} has no weights ({SAFETENSORS} or {PICKLE})",
-        f"copy the weights of {BIOMEDCLIP} there; random weights are never used in their place",
+        f"fetch them with `densityclip weights fetch --out {folder}`, or copy the weights of {BIOMEDCLIP} there; "
+        "random weights are never used in their place",
     )
 
 
@@ -144,6 +147,45 @@ def read_weights(path: Path, prefix: str = "") -> dict[str, "torch.Tensor"]:
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged or is no file of weights", "copy it again from its source") from error
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name not in _STALE_KEYS}
+
+
+def read_shapes(path: Path) -> dict[str, "torch.Size"]:
+    """Read the shapes of tensors by name; of safetensors the header tells them, and nothing else is read.
+
+    Raises:
+        UserError: The file is damaged, or shorter than its header says.
+    """
+    from safetensors import SafetensorError, safe_open
+    from torch import Size
+
+    if path.suffix != ".safetensors":
+        return {name: value.shape for name, value in read_weights(path).items()}
+    try:
+        with safe_open(path, framework="pt") as handle:
+            shapes = {name: Size(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged or is no file of weights", "copy it again from its source") from error
+    return {name: shape for name, shape in shapes.items() if name not in _STALE_KEYS}
+
+
+def check_model(folder: Path) -> tuple[dict[str, "torch.Size"], tuple[int, int]]:
+    """Check that a folder's files make a model, without its weights in memory where they are safetensors.
+
+    Returns:
+        The shapes of the weights by name, and the height and width of the images that the model takes.
+
+    Raises:
+        UserError: As `load_foundation`.
+    """
+    import torch
+
+    config, shapes = read_config(folder), read_shapes(weights_path(folder))
+    with torch.device("meta"):
+        clip = build_clip(config, folder / TEXT_FOLDER)
+        weights = {name: torch.empty(shape) for name, shape in shapes.items()}
+        _load_strictly(clip, _in_todays_layout(weights, clip), folder)
+    _tokenizer(folder, config, clip)
+    return shapes, image_size(clip)
 
 
 def load_foundation(folder: Path) -> Foundation:
@@ -260,6 +302,8 @@ def save_foundation(foundation: Foundation, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
+    size = configured_size(foundation.config)
+    assert size in (None, image_size(foundation.clip)), "a model of another size than its config's would not load again"
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads(json.dumps(foundation.config))
     text = config["model_cfg"]["text_cfg"]

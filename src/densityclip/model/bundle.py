@@ -10,6 +10,7 @@ from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
 from densityclip.model.biomedclip import (
     SAFETENSORS,
+    TEXT_FOLDER,
     Foundation,
     load_image_tower,
     model_files,
@@ -17,6 +18,7 @@ from densityclip.model.biomedclip import (
     save_foundation,
 )
 from densityclip.model.prompts import Prompts
+from densityclip.model.towers import built_size, image_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +116,7 @@ def save_bundle(
         prompts: The words it was trained with.
         embeddings: Of `classifier.class_embeddings`.
         calibration: What turns its logits into probabilities.
-        provenance: `data`, `training` and so on; hashes and `logit_scale` are added here.
+        provenance: `data`, `training` and so on; hashes, `logit_scale` and `opens_with` are added here.
     """
     from safetensors.torch import save_file
 
@@ -130,10 +132,29 @@ def save_bundle(
         {
             "schema_version": SCHEMA_VERSION,
             "logit_scale": float(foundation.clip.logit_scale.detach().exp()),
+            "opens_with": _opens_with(foundation),
             **provenance,
             "hashes": {name: hash_file(folder / name) for name in (*model_files(folder), *_OURS)},
         },
     )
+
+
+def _opens_with(foundation: Foundation) -> dict[str, Any]:
+    """What besides this package gives the bundle's features: plain open_clip, or why it does not."""
+    takes, built = image_size(foundation.clip), built_size(foundation.config)
+    if takes != built:
+        why = (
+            f"open_clip builds this image tower for {built[0]} x {built[1]} px whatever the config says, "
+            f"and the weights are for {takes[0]} x {takes[1]}: it cannot load them"
+        )
+        return {"open_clip": False, "why": why}
+    why = f"the image tower takes {takes[0]} x {takes[1]} px, the size at which open_clip builds it"
+    if foundation.config["model_cfg"]["text_cfg"].get("hf_model_name"):
+        why += (
+            f"; give it text_cfg with hf_model_name as the path of the folder {TEXT_FOLDER}/ in this bundle "
+            "and hf_model_pretrained false, or it looks for the text tower's config elsewhere"
+        )
+    return {"open_clip": True, "why": why}
 
 
 def load_bundle(folder: Path) -> Bundle:
