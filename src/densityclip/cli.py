@@ -360,7 +360,7 @@ def _say_checked(checked: dict[str, Any] | None, out: Path) -> None:
 
 @app.command()
 def study(
-    file: Annotated[Path, typer.Argument(help="Study file (YAML).")],
+    file: Annotated[Path, typer.Argument(help="Study file (YAML), or the name of one that ships: ablation.")],
     out: Out,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     workers: Workers = 2,
@@ -368,6 +368,8 @@ def study(
     """Run a whole study, or go on with it.
 
     Example: densityclip study my-study.yaml --out runs/my-study
+
+    Example: densityclip study ablation --out runs/ablation
     """
     from densityclip.study_file import read_study
 
@@ -405,6 +407,53 @@ def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int) ->
     if described.generated:
         terminal.say("All exams were generated: the figures say nothing about patients.")
     terminal.say(f"The report is {page}.")
+
+
+weights = typer.Typer(help="The foundation model's files: fetch them once, then work offline.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
+
+
+@weights.command("fetch")
+def weights_fetch(
+    out: Out,
+    repo: Annotated[str | None, typer.Option(help="OWNER/NAME on the hub; BiomedCLIP if not given.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag; BiomedCLIP's pinned commit if not given.")
+    ] = None,
+) -> None:
+    """Fetch BiomedCLIP, or another model of open_clip's format, from the hub into a folder that works offline.
+
+    Example: densityclip weights fetch --out biomedclip
+    """
+    from densityclip import terminal
+    from densityclip.model.biomedclip import BIOMEDCLIP
+    from densityclip.model.hub import fetch
+
+    with terminal.progress("weights, MB") as report:
+        fetched = fetch(out, repo or BIOMEDCLIP, revision, progress=report)
+    said = f"{len(fetched.downloaded)} files were downloaded" if fetched.downloaded else "nothing had to be downloaded"
+    terminal.say(f"{out} holds {fetched.repo} at {fetched.commit}; {said}.")
+    terminal.say(f"Next: densityclip train CACHE --splits SPLITS --foundation {out} --out MODEL")
+
+
+@weights.command("check")
+def weights_check(folder: Annotated[Path, typer.Argument(help="Folder of a foundation model.")]) -> None:
+    """Prove that a model folder is complete and unchanged.
+
+    Example: densityclip weights check biomedclip
+    """
+    from densityclip import terminal
+    from densityclip.model.weights_check import check
+
+    found = check(folder)
+    terminal.say(
+        f"{folder} is complete: {found.tensors} tensors in {found.weights}, {found.parameters / 1e6:.1f} M numbers, "
+        f"names and shapes as the config says, images of {found.height} x {found.width} px, {found.files} files."
+    )
+    if found.source is None:
+        terminal.say("It has no weights.json: only completeness was checked, not that the files are the publisher's.")
+    else:
+        terminal.say(f"Every file is as it was fetched from {found.source[0]} at {found.source[1]}.")
 
 
 def _show_metrics(metrics: dict[str, Any]) -> None:

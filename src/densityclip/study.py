@@ -23,7 +23,7 @@ from densityclip.datasets.splits import DEFAULT_SHARES
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
-from densityclip.study_file import Cohort, Generate, Study
+from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Study
 
 _LOSS_WORDS = {
     "infonce": "An image's own caption alone is its positive (infonce).",
@@ -168,15 +168,20 @@ class StudyRun:
     def _foundation(self) -> Path:
         if self.study.foundation.path is not None:
             return self.study.foundation.path
-        folder, seed = self.out / "foundation", self.study.foundation.small_seed or 0
+        folder, seed, taught = self.out / "foundation", self.study.foundation.small_seed, self.study.foundation.stand_in
 
         def run(report: Callable[[int, int], None]) -> None:
+            if taught is not None:
+                how = taught.model_dump()
+                steps.make_stand_in(folder, site=STAND_IN_SITE, workers=self.workers, progress=report, **how)
+                return
             from densityclip.model.small import make_small_foundation
 
-            make_small_foundation(folder, seed=seed)
+            make_small_foundation(folder, seed=seed or 0)
             report(1, 1)
 
-        self._step("foundation", seed, [folder / "foundation.json"], run)
+        request = seed if taught is None else taught.model_dump()
+        self._step("foundation", request, [folder / "foundation.json"], run)
         return folder
 
     def _train(self, arm: str, caches: dict[str, Path], splits: Path, foundation: Path) -> Path:
@@ -319,6 +324,12 @@ class StudyRun:
     def _model_note(self) -> str:
         if self.study.foundation.path is not None:
             return ""
+        if self.study.foundation.stand_in is not None:
+            return (
+                "The model is the generated stand-in: a small one of BiomedCLIP's shape, taught before on generated "
+                "exams of other patients with captions of view, side, modality and thickness, never density. Nothing "
+                "here measures BiomedCLIP itself."
+            )
         return (
             "The model is a small stand-in of BiomedCLIP's shape that started from random weights, because the "
             "pretrained weights do not come with the software: nothing here measures BiomedCLIP itself."

@@ -17,6 +17,10 @@ from densityclip.phantom.randomness import HIGHEST_SEED
 from densityclip.records import MODALITIES
 from densityclip.training.config import TrainConfig
 
+# The site whose exams have a look each: the generated stand-in is taught on it, so that no later site is known already.
+STAND_IN_SITE = "varied"
+SHIPPED = ("demo", "ablation")
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -104,21 +108,37 @@ class Cohort(_Strict):
         return self
 
 
+class StandIn(_Strict):
+    """The generated stand-in, as `densityclip weights stand-in` makes it.
+
+    Attributes:
+        exams: Generated exams that it is taught on.
+        steps: Optimiser steps.
+        seed: Of its patients and its training.
+    """
+
+    exams: int = Field(default=200, ge=8)
+    steps: int = Field(default=1200, ge=1)
+    seed: int = Field(default=700_000, ge=0, le=HIGHEST_SEED)
+
+
 class Foundation(_Strict):
-    """The model to adapt: a folder, or the small stand-in with random weights.
+    """The model to adapt: a folder, the small model with random weights, or the same taught on generated exams.
 
     Attributes:
         path: A model folder of BiomedCLIP's format.
-        small_seed: Seed of the small stand-in's weights.
+        small_seed: Seed of the small model's random weights.
+        stand_in: How the generated stand-in is made.
     """
 
     path: Path | None = None
     small_seed: int | None = None
+    stand_in: StandIn | None = None
 
     @model_validator(mode="after")
     def _one_model(self) -> "Foundation":
-        if (self.path is None) == (self.small_seed is None):
-            raise ValueError("give either `path` or `small_seed`")
+        if sum(choice is not None for choice in (self.path, self.small_seed, self.stand_in)) != 1:
+            raise ValueError("give one of `path`, `small_seed` and `stand_in`")
         return self
 
 
@@ -229,12 +249,20 @@ class Study(_Strict):
             problems.append("modalities belong to the arms, not to `training`")
         if problems:
             raise ValueError("; ".join(problems))
+        self._keep_patients_apart()
         Recipe.from_dict(Recipe().to_dict() | self.recipe)
         for name in self.arms:
             config = self.train_config(name)
             if config.devices * config.nodes > 1:
                 raise ValueError(f"arm {name}: a study trains on one device; train with several by `densityclip train`")
         return self
+
+    def _keep_patients_apart(self) -> None:
+        """The generated stand-in has not seen the patients of any cohort."""
+        taught = self.foundation.stand_in
+        made = {(c.generate.site, c.generate.seed) for c in self.cohorts.values() if c.generate is not None}
+        if taught is not None and (STAND_IN_SITE, taught.seed) in made:
+            raise ValueError(f"the stand-in and a cohort have the same patients: {STAND_IN_SITE}, seed {taught.seed}")
 
     def train_config(self, arm: str) -> TrainConfig:
         """The settings of one arm's training."""
@@ -252,6 +280,12 @@ class Study(_Strict):
         for cohort in content["cohorts"].values():
             if cohort["generate"] is not None:
                 cohort["generate"]["exams"] = max(4, round(share * cohort["generate"]["exams"]))
+        if content["foundation"]["stand_in"] is not None:
+            taught = content["foundation"]["stand_in"]
+            taught["exams"], taught["steps"] = (
+                max(8, round(share * taught["exams"])),
+                max(1, round(share * taught["steps"])),
+            )
         training = content["training"]
         every, steps, batch = (
             training.get(name, TrainConfig.model_fields[name].default)
@@ -272,16 +306,18 @@ class Study(_Strict):
 
 
 def read_study(path: Path) -> Study:
-    """Read a study file, all of its problems named at once.
+    """Read a study file, or one that ships, by its name; all of its problems are named at once.
 
     Raises:
         UserError: The file is missing, is not YAML, or does not describe a study.
     """
+    if not path.exists() and str(path) in SHIPPED:
+        return shipped_study(str(path))
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} does not exist", "give a study file; `densityclip demo` shows a complete one"
+            f"{path} does not exist", f"give a study file, or one that ships: {', '.join(SHIPPED)}"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not readable YAML", "mend it, or start from a study file that ships") from error
@@ -338,6 +374,9 @@ def plan(study: Study) -> list[tuple[str, str]]:
         lines.append((f"index {name}", f"{cohort.role} cohort"))
         lines.append((f"prepare {name}", "pixels to the cache"))
     lines.append(("split", "patients to parts"))
+    if study.foundation.stand_in is not None:
+        taught = study.foundation.stand_in
+        lines.append(("foundation", f"generated stand-in: {taught.exams} exams, {taught.steps} steps"))
     for name in study.arms:
         config = study.train_config(name)
         changed = "".join(f"; {key} {value}" for key, value in study.arms[name].training.items())

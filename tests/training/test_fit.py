@@ -117,8 +117,14 @@ def test_the_bundle_scores_on_the_validation_part_what_the_training_said(road: P
 
 def test_a_loss_that_is_not_finite_stops_with_the_images_named(road: Path, tmp_path: Path):
     config = TrainConfig(
-        **{"steps": 4, "validate_every": 2, "batch_size": 8, "learning_rate": 1e30, "warmup_steps": 0, "threads": 1},
-        **{"layer_decay": 1, "allow_missing_categories": True},
+        steps=4,
+        validate_every=2,
+        batch_size=8,
+        learning_rate=1e30,
+        warmup_steps=0,
+        threads=1,
+        layer_decay=1,
+        allow_missing_categories=True,
     )
     with pytest.raises(UserError, match=r"the loss is not finite at step \d; its batch begins with the images"):
         fit(

@@ -5,6 +5,7 @@ code that loads the real one. It knows nothing until it is trained.
 """
 
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ def small_config() -> dict[str, Any]:
     }
 
 
-def wordpiece_vocabulary(prompts: Prompts) -> list[str]:
-    """A WordPiece vocabulary for some prompts: BERT's special tokens, single characters, and the prompts' own words."""
+def wordpiece_vocabulary(prompts: Prompts, texts: Sequence[str] = ()) -> list[str]:
+    """A WordPiece vocabulary: BERT's special tokens, single characters, and the words of some prompts and texts."""
     captions = [
-        caption
-        for category in prompts.densities
-        for modality in (PLAIN, *MODALITIES)
-        for caption in prompts.captions(category, modality)
+        *texts,
+        *(
+            caption
+            for category in prompts.densities
+            for modality in (PLAIN, *MODALITIES)
+            for caption in prompts.captions(category, modality)
+        ),
     ]
     spaced = " ".join(captions).lower().translate({ord(mark): f" {mark} " for mark in string.punctuation})
     characters = string.ascii_lowercase + string.digits + string.punctuation
@@ -65,20 +69,23 @@ def wordpiece_vocabulary(prompts: Prompts) -> list[str]:
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *words]
 
 
-def make_small_foundation(folder: Path, *, seed: int, prompts: Prompts = DEFAULT_PROMPTS) -> None:
+def make_small_foundation(
+    folder: Path, *, seed: int, prompts: Prompts = DEFAULT_PROMPTS, texts: Sequence[str] = ()
+) -> None:
     """Write the small model as a model folder.
 
     Args:
         folder: Where to write it.
         seed: Seeds the random weights; the global generator is left as it was.
         prompts: The words that its vocabulary must know whole.
+        texts: More of them.
     """
     import torch
     from open_clip.tokenizer import HFTokenizer
     from transformers import BertConfig
 
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = wordpiece_vocabulary(prompts)
+    vocabulary = wordpiece_vocabulary(prompts, texts)
     write_tokenizer(folder, vocabulary, _CONTEXT_LENGTH)
     text = BertConfig(
         vocab_size=len(vocabulary),

@@ -5,6 +5,7 @@ from densityclip.steps.export import TARGETS, to_hub, to_onnx
 from densityclip.steps.maps import choose_images, explain, explain_source
 from densityclip.steps.models import PREDICTIONS, predict, predict_cohort, read_predictions, train, write_predictions
 from densityclip.steps.scores import METRICS, compare, evaluate
+from densityclip.steps.stand_in import make_stand_in
 
 __all__ = [
     "INDEX",
@@ -17,6 +18,7 @@ __all__ = [
     "explain",
     "explain_source",
     "index",
+    "make_stand_in",
     "predict",
     "predict_cohort",
     "prepare",

@@ -175,7 +175,7 @@ class ContrastiveTask(lightning.LightningModule):
             # Each chunk's activations are dropped and computed again when its gradient comes, with the same dropout:
             # memory for one chunk, the gradient of the whole batch (GradCache, arXiv:2101.06983).
             features = torch.cat([recomputed(encode, chunk, use_reentrant=False) for chunk in chunks])
-        if self.trainer.world_size > 1:
+        if self._trainer is not None and self._trainer.world_size > 1:
             everyones = self.all_gather(features, sync_grads=True)
             assert isinstance(everyones, Tensor)
             features = everyones.flatten(0, 1)
