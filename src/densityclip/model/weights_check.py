@@ -1,0 +1,101 @@
+"""Is a model folder whole: every file there, as it was fetched, and weights that fit the config in name and shape."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densityclip.artifacts import hash_file, read_json
+from densityclip.errors import UserError
+from densityclip.model.biomedclip import BIOMEDCLIP, check_model, model_files, weights_path
+
+RECORD = "weights.json"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model folder that was found whole.
+
+    Attributes:
+        folder: The folder.
+        files: How many files make the model.
+        weights: Name of the file of weights.
+        tensors: How many it holds.
+        parameters: Numbers in them.
+        height: Of the images that the model takes, in pixels.
+        width: Of the same.
+        source: Repository and commit that it was fetched from, or None where no record tells; then nothing is known
+            of its content but that it fits together.
+    """
+
+    folder: Path
+    files: int
+    weights: str
+    tensors: int
+    parameters: int
+    height: int
+    width: int
+    source: tuple[str, str] | None
+
+
+def check(folder: Path) -> Checked:
+    """Prove that a model folder is complete, without loading its weights where they are safetensors.
+
+    Raises:
+        UserError: A file is missing, damaged or changed, or names or shapes of the weights differ from the config's.
+    """
+    record = read_record(folder)
+    if record is not None:
+        check_hashes(folder, record)
+    shapes, size = check_model(folder)
+    return Checked(
+        folder=folder,
+        files=len(model_files(folder)),
+        weights=weights_path(folder).name,
+        tensors=len(shapes),
+        parameters=sum(shape.numel() for shape in shapes.values()),
+        height=size[0],
+        width=size[1],
+        source=None if record is None else (record["repository"], record["commit"]),
+    )
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What `densityclip weights fetch` wrote about a folder, or None where it did not make it.
+
+    Raises:
+        UserError: The record is damaged.
+    """
+    if not (folder / RECORD).is_file():
+        return None
+    command = f"densityclip weights fetch --out {folder}"
+    record = read_json(folder / RECORD, command)
+    wanted = {"repository": str, "commit": str, "files": dict, "converted_from": dict}
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in wanted.items()):
+        raise UserError(f"{folder / RECORD} is no record of fetched weights", f"delete it and run `{command}`")
+    return record
+
+
+def fetch_command(folder: Path, record: dict[str, Any]) -> str:
+    """The command that fetched a folder, to be typed again."""
+    command = f"densityclip weights fetch --out {folder}"
+    if record["repository"] != BIOMEDCLIP:
+        command += f" --repo {record['repository']}"
+    return f"{command} --revision {record['commit']}"
+
+
+def check_hashes(folder: Path, record: dict[str, Any]) -> None:
+    """Compare a folder's files with its record.
+
+    Raises:
+        UserError: Files are missing or changed; all of them are named.
+    """
+    missing = [name for name in record["files"] if not (folder / name).is_file()]
+    changed = [
+        name for name, sha256 in record["files"].items() if name not in missing and hash_file(folder / name) != sha256
+    ]
+    found = [f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("changed", changed)) if names]
+    if found:
+        raise UserError(
+            f"{folder} is not what was fetched from {record['repository']} ({'; '.join(found)})",
+            f"mend it with `{fetch_command(folder, record)}`",
+        )
