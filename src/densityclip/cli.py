@@ -456,6 +456,32 @@ def weights_check(folder: Annotated[Path, typer.Argument(help="Folder of a found
         terminal.say(f"Every file is as it was fetched from {found.source[0]} at {found.source[1]}.")
 
 
+@weights.command("stand-in")
+def weights_stand_in(
+    out: Out,
+    exams: Annotated[int, typer.Option(min=8, help="Generated exams that it is taught on.")] = 200,
+    steps_: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 1200,
+    seed: Annotated[int, typer.Option(min=0, help="Of its patients and its training.")] = 700_000,
+    workers: Workers = 2,
+) -> None:
+    """Make the generated stand-in for BiomedCLIP: a small model taught on generated exams, never their densities.
+
+    Example: densityclip weights stand-in --out stand-in
+    """
+    from densityclip import steps, terminal
+    from densityclip.study_file import STAND_IN_SITE
+
+    with terminal.progress("generated stand-in") as report:
+        steps.make_stand_in(
+            out, site=STAND_IN_SITE, exams=exams, steps=steps_, seed=seed, workers=workers, progress=report
+        )
+    terminal.say(f"{out} holds the generated stand-in; adapt it to other exams than those of --seed {seed}.")
+    terminal.say(
+        f"Next: densityclip train CACHE --splits SPLITS --foundation {out} --out MODEL "
+        "--set learning_rate=0.001 --set layer_decay=1"
+    )
+
+
 def _show_metrics(metrics: dict[str, Any]) -> None:
     from densityclip import terminal
     from densityclip.report.tables import result_table

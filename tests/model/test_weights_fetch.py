@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from densityclip.errors import UserError
 from densityclip.model.biomedclip import BIOMEDCLIP, load_foundation
 from densityclip.model.hub import BIOMEDCLIP_REVISION
-from densityclip.model.weights_check import check
+from densityclip.model.weights_check import check, origin
 
 TEXT_MODEL = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 TEXT_COMMIT = "7" * 40
@@ -302,3 +302,16 @@ def test_check_without_a_record_finds_weights_that_were_cut_short(copy: Path):
     (copy / SAFETENSORS).write_bytes(whole[:-100])
     with pytest.raises(UserError, match="damaged"):
         check(copy)
+
+
+def test_the_origin_of_fetched_weights_is_their_commit_and_changed_ones_are_not_taken(copy: Path):
+    assert origin(copy) == {"name": BIOMEDCLIP, "commit": BIOMEDCLIP_REVISION}
+    (copy / "vocab.txt").write_text("others")
+    with pytest.raises(UserError, match=r"changed: vocab\.txt"):
+        origin(copy)
+
+
+def test_a_model_made_here_says_how_and_a_copied_one_is_of_unknown_origin(small_foundation: Path, copy: Path):
+    assert "random" in origin(small_foundation)["weights"]
+    (copy / "weights.json").unlink()
+    assert origin(copy) == {"name": None}

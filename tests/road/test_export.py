@@ -141,6 +141,7 @@ def test_the_card_says_what_the_provenance_says(hub):
     assert front["pipeline_tag"] == "zero-shot-image-classification"
     first = body.strip().splitlines()
     assert first[2].startswith("> **This model was trained on generated exams only.**")
+    assert "made by this software: small stand-in of BiomedCLIP's shape; its weights were random." in body
     provenance = load_bundle(hub).provenance
     for name, number in provenance["data"]["images_by_category"].items():
         assert re.search(rf"^\| {name} \| {number:,} \| [\d.]+% \|$", body, flags=re.MULTILINE), name

@@ -9,6 +9,7 @@ from densityclip.errors import UserError
 from densityclip.model.biomedclip import BIOMEDCLIP, check_model, model_files, weights_path
 
 RECORD = "weights.json"
+MADE = "foundation.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,25 @@ def check(folder: Path) -> Checked:
         width=size[1],
         source=None if record is None else (record["repository"], record["commit"]),
     )
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """Where a foundation model is from, for the provenance of what is made of it.
+
+    Returns:
+        `name`, and `commit` of fetched weights or what `foundation.json` says of a model that was made here; only
+        `name: null` where the folder was filled by hand.
+
+    Raises:
+        UserError: The folder's files are not those that its record names.
+    """
+    record = read_record(folder)
+    if record is not None:
+        check_hashes(folder, record)
+        return {"name": record["repository"], "commit": record["commit"]}
+    if (folder / MADE).is_file():
+        return dict(read_json(folder / MADE, "densityclip weights stand-in"))
+    return {"name": None}
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

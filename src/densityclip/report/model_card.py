@@ -66,6 +66,7 @@ def model_card(bundle: "Bundle", *, licence: str | None = None, metrics: Mapping
         biomedclip=BIOMEDCLIP,
         biomedclip_shaped=_biomedclip_shaped(model),
         foundation=training.get("foundation"),
+        origin=provenance.get("foundation", {}),
         adaptation=_adaptation(config),
         settings=[(label(name), text(config[name])) for name in _SETTINGS if config.get(name) is not None],
         data=data,

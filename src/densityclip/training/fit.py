@@ -23,6 +23,7 @@ from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.model.biomedclip import image_size, load_foundation, model_files, resized
 from densityclip.model.prompts import Prompts, read_prompts
+from densityclip.model.weights_check import origin
 from densityclip.probability.calibrate import Calibration, fit_calibration, prior_shift
 from densityclip.records import GENERATED_LABEL, Part
 from densityclip.training.class_balance import ClassBalance
@@ -88,6 +89,7 @@ def fit(
     bundle = out / BUNDLE
     if _begun_with(out, request) and (bundle / "provenance.json").is_file():
         return bundle
+    came_from = origin(foundation_folder)
     train, validation, calibration = _stores(caches, splits, config)
     task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))
     write_json(out / REQUEST, request)
@@ -99,7 +101,9 @@ def fit(
     start = _at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
     task.finish(start)
     trained = replace(foundation, clip=task.clip)
-    _finish(task, trained, bundle, recipe, request, data | training_summary(train, config, task.balance), calibration)
+    described = {"training": request, "foundation": came_from}
+    described["data"] = data | training_summary(train, config, task.balance)
+    _finish(task, trained, bundle, recipe, described, calibration)
     return bundle
 
 
@@ -239,8 +243,7 @@ def _finish(
     foundation: "Foundation",
     bundle: Path,
     recipe: Any,
-    request: dict[str, Any],
-    data: dict[str, Any],
+    described: dict[str, Any],
     calibration: "ImageStore",
 ) -> None:
     from densityclip.model.bundle import save_bundle
@@ -258,11 +261,10 @@ def _finish(
         provenance={
             "densityclip": __version__,
             "git_revision": git_revision(),
-            "training": request,
-            "request_hash": hash_json(request),
+            **described,
+            "request_hash": hash_json(described["training"]),
             "selected": {"by": SELECTED_BY, "value": best[0], "step": best[1]},
             "modalities": list(task.config.modalities),
-            "data": data,
         },
     )
 
