@@ -23,7 +23,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def commands(block: str) -> list[list[str]]:
-    lines = [line.split("#")[0].strip() for line in block.splitlines()]
+    lines = [line.split("#")[0].strip() for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line) for line in lines if line]
 
 
