@@ -25,6 +25,7 @@ from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
 from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Study
 
+_FEW = 4
 _LOSS_WORDS = {
     "infonce": "An image's own caption alone is its positive (infonce).",
     "multi-positive": "Captions of equal density are positives whatever modality they name (multi-positive).",
@@ -337,6 +338,12 @@ class StudyRun:
 
     def _arm_sentence(self, arm: str, bundle: Path) -> str:
         config = self.study.train_config(arm)
+        first, *_ = self.study.arms
+        others = self.study.train_config(first).model_dump()
+        differs = {name: value for name, value in config.model_dump().items() if value != others[name]}
+        # Arms of other images say how many; of the rest, what differs can be read at once.
+        if differs and "modalities" not in differs and len(differs) <= _FEW:
+            return f"as {first}, but " + ", ".join(f"{name.replace('_', ' ')} {differs[name]}" for name in differs)
         data = read_json(bundle / "provenance.json", "densityclip train")["data"]
         return (
             f"trained on {', '.join(config.modalities)}: {data['images']:,} images of {data['patients']:,} patients, "

@@ -120,6 +120,33 @@ def test_the_report_is_one_file_that_fetches_nothing(page):
     assert all(attributes.get("alt") for tag, attributes in tags.found if tag == "img")
 
 
+def test_of_many_arms_the_pictures_show_the_two_that_are_compared_and_the_tables_all(metrics, tmp_path):
+    many = copy.deepcopy(metrics)
+    for extra in range(6):
+        others = [cell | {"arm": f"other-{extra}"} for cell in metrics["cells"] if cell["arm"] == "single"]
+        many["cells"] += copy.deepcopy(others)
+    training = pl.DataFrame({"step": [1, 2], "name": ["train/loss"] * 2, "value": [1.0, 0.5]})
+    pages = []
+    for name, content in (("two", metrics), ("many", many)):
+        arms = {cell["arm"]: "said" for cell in content["cells"]}
+        study = {"title": "Study", "generated": True, "primary": PRIMARY, "arms": arms}
+        out = write_study_report(
+            tmp_path / f"{name}.html",
+            study=study,
+            metrics=content,
+            trainings=dict.fromkeys(arms, training),
+            sheets=[],
+            audits={},
+            provenance={},
+        )
+        pages.append(out.read_text())
+    two, all_eight = pages
+    assert two.count("<img") == all_eight.count("<img")
+    assert "all 8 stand in the tables" in all_eight
+    assert "stand in the tables" not in two
+    assert all_eight.count(">other-5<") > 1
+
+
 def test_the_first_lines_say_that_the_exams_were_generated_and_how_the_mix_was_chosen(page):
     visible = re.sub(r"<style>.*?</style>|<head>.*?</head>", "", page, flags=re.DOTALL)
     words = re.sub(r"<[^>]+>", " ", visible)

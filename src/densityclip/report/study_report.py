@@ -19,6 +19,8 @@ from densityclip.report.tables import FURTHER_METRICS, MAIN_METRICS, arms_of, ma
 from densityclip.report.words import answer, metric_name, per_site
 
 _LEVELS = ("image", "breast", "exam")
+# With more arms, sentences and pictures hold the two that the primary question compares; the tables hold all.
+_TOLD = 4
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def write_study_report(
     primary = study["primary"]
     arms = arms_of(metrics, list(study.get("arms", {})))
     levels = {level: matrix(metrics, arms, primary["contrast"], level) for level in _LEVELS}
+    told = arms if len(arms) <= _TOLD else [arm for arm in arms if arm in primary["contrast"]]
+    drawn = matrix(metrics, told, primary["contrast"], "image")
     return write_page(
         out,
         "study.html.j2",
@@ -76,15 +80,16 @@ def write_study_report(
         model_note=study.get("model_note", ""),
         primary_metric=metric_name(primary["metric"]),
         primary_level=primary["level"],
-        per_site=per_site(metrics, primary, arms),
+        per_site=per_site(metrics, primary, told),
+        all_told=len(told) == len(arms),
         levels=levels,
         titles=METRICS,
         main_metrics=MAIN_METRICS,
         further_metrics=FURTHER_METRICS,
-        dots=dot_picture(levels["image"], arms),
-        confusions=confusion_pictures(levels["image"]),
-        rocs=roc_pictures(levels["image"]),
-        training=training_picture(trainings),
+        dots=dot_picture(drawn, told),
+        confusions=confusion_pictures(drawn),
+        rocs=roc_pictures(drawn),
+        training=training_picture({arm: table for arm, table in trainings.items() if arm in told}),
         sheets=[(sheet, data_uri(sheet.png, "png")) for sheet in sheets],
         cohorts=[(name, lay_out(audit)) for name, audit in audits.items()],
         categories=tuple(WORDING.items()),

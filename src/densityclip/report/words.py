@@ -147,13 +147,13 @@ def per_site(metrics: Mapping[str, Any], primary: Mapping[str, Any], arms: Seque
     Args:
         metrics: Content of `metrics.json`.
         primary: Gives metric and level.
-        arms: Order in which arms are named.
+        arms: The arms that are named, in this order; all where none is given.
 
     Returns:
         Pairs of (site, sentence).
     """
     name, level = primary["metric"], primary["level"]
-    order = arms_of(metrics, arms)
+    order = list(arms) or arms_of(metrics, arms)
     cells = [cell for cell in metrics["cells"] if cell["level"] == level]
     sites: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in cells:
