@@ -55,6 +55,9 @@ def main() -> None:
             peaks = [peak(Path(folder), way, text, given.batch) for way in ("stock", "ours", "chunked")]
             memory = " | ".join(f"{gigabytes:.2f} GB" for gigabytes in peaks)
             print(f"| {text} | {stock:.1f} s | {ours:.1f} s | {stock / ours:.2f} x | {memory} |", flush=True)
+        choosing, preparing = between_steps(Path(folder), given.batch)
+        print(f"\nBetween steps: {1e3 * choosing:.1f} ms of Python and copying for a batch, ", end="")
+        print(f"{1e3 * preparing:.0f} ms with its augmentation, to hold against a step.")
 
 
 def a_task(foundation: Path, text: str, batch: int, chunk: int | None = None) -> ContrastiveTask:
@@ -131,6 +134,20 @@ def in_turns(foundation: Path, text: str, batch: int, repeats: int) -> tuple[flo
             seconds.append(time.perf_counter() - start)
     stock, ours = (statistics.median(seconds[1:]) for seconds in times)
     return stock, ours
+
+
+def between_steps(foundation: Path, batch: int) -> tuple[float, float]:
+    """Seconds that a batch takes to be chosen and copied, and the same with augmentation; medians of ten."""
+    batches = a_task(foundation, "frozen", batch).batches
+    seconds = []
+    for batches.augment in (False, True):
+        times = []
+        for number in range(10):
+            start = time.perf_counter()
+            batches.at(number)
+            times.append(time.perf_counter() - start)
+        seconds.append(statistics.median(times))
+    return seconds[0], seconds[1]
 
 
 def peak(foundation: Path, way: str, text: str, batch: int) -> float:

@@ -33,3 +33,23 @@ def test_prompts_survive_the_round_trip_through_json():
 def test_incomplete_prompts_say_what_is_missing(change: dict, says: str):
     with pytest.raises(UserError, match=says):
         Prompts.from_dict(DEFAULT_PROMPTS.to_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"densities": ["fatty"]}, "words by name"),
+        ({"densities": dict.fromkeys("ABCD", 3)}, "densities A of the prompts is neither"),
+        ({"plain": ["mammogram, {density}, {view}"]}, "more in braces"),
+        ({"plain": ["mammogram, {density}, {"]}, "more in braces"),
+    ],
+)
+def test_a_prompts_file_of_another_form_is_told(change: dict, says: str):
+    with pytest.raises(UserError, match=says):
+        Prompts.from_dict(DEFAULT_PROMPTS.to_dict() | change)
+
+
+def test_a_lone_text_is_one_wording():
+    words = {"A": "fatty", "B": "scattered", "C": "heterogeneous", "D": "extreme"}
+    prompts = Prompts.from_dict(DEFAULT_PROMPTS.to_dict() | {"densities": words})
+    assert prompts.densities["A"] == ("fatty",)

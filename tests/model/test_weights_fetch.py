@@ -304,6 +304,19 @@ def test_check_without_a_record_finds_weights_that_were_cut_short(copy: Path):
         check(copy)
 
 
+def test_check_without_a_record_tells_of_tokenizers_that_were_cut_and_pickles_of_more_than_weights(copy: Path):
+    (copy / "weights.json").unlink()
+    whole = (copy / "tokenizer.json").read_text()
+    (copy / "tokenizer.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="tokenizer's files"):
+        check(copy)
+    (copy / "tokenizer.json").write_text(whole)
+    torch.save({"epoch": 3, "model": load_file(copy / SAFETENSORS)}, copy / PICKLE)
+    (copy / SAFETENSORS).unlink()
+    with pytest.raises(UserError, match="is no file of weights"):
+        check(copy)
+
+
 def test_the_origin_of_fetched_weights_is_their_commit_and_changed_ones_are_not_taken(copy: Path):
     assert origin(copy) == {"name": BIOMEDCLIP, "commit": BIOMEDCLIP_REVISION}
     (copy / "vocab.txt").write_text("others")

@@ -197,6 +197,48 @@ def test_memory_that_does_not_suffice_says_what_to_lower(road: Path, tmp_path: P
     with pytest.raises(UserError, match="out of memory with 16 images a step") as caught:
         trained(road, tmp_path / "model")
     assert "chunk_size to 4" in str(caught.value)
+    monkeypatch.undo()
+    trained(road, tmp_path / "model", chunk_size=4)  # as advised, in the same folder
+
+
+def test_bfloat16_trains_with_clipped_gradients(road: Path, tmp_path: Path, full):
+    rounded = trained(road, tmp_path / "model", precision="bf16-mixed")
+    assert all(torch.isfinite(value).all() for value in rounded.values() if value.is_floating_point())
+    name = "visual.trunk.blocks.0.attn.qkv.weight"
+    assert not torch.equal(rounded[name], full[name])
+    torch.testing.assert_close(rounded[name], full[name], rtol=0, atol=2e-2)
+
+
+def test_a_model_that_was_not_trained_carries_no_prior(road: Path, tmp_path: Path):
+    trained(road, tmp_path / "model", adaptation="zero-shot")
+    prior = load_bundle(tmp_path / "model/bundle").provenance["data"]["training_prior"]
+    assert len({share for share in prior.values() if share}) == 1  # equal for all categories that were there
+
+
+def test_weights_that_are_not_finite_stop_the_training(road: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from densityclip.training.task import ContrastiveTask
+
+    def spoil(task: ContrastiveTask, *_) -> None:
+        next(task.clip.visual.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(ContrastiveTask, "on_train_batch_end", spoil)
+    monkeypatch.setattr(ContrastiveTask, "losses", lambda self, seen, step: torch.ones(16) * self.clip.logit_scale)
+    with pytest.raises(UserError, match="weights are not finite after 2 steps"):
+        trained(road, tmp_path / "model")
+
+
+@pytest.mark.parametrize("settings", [{"accelerator": "cuda"}, {"strategy": "deepspeed"}, {"strategy": "nonsense"}])
+def test_a_device_or_strategy_that_is_not_there_is_told(road: Path, tmp_path: Path, settings):
+    if settings.get("accelerator") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="Lightning refuses these settings"):
+        trained(road, tmp_path / "model", **settings)
+
+
+def test_the_probes_rate_is_not_that_of_the_modality_weights(road: Path, tmp_path: Path):
+    trained(road, tmp_path / "model", adaptation="lp-ft", modality_weights="uncertainty", learning_rate=1e-5, steps=6)
+    history = pl.read_csv(tmp_path / "model/training.csv").filter(pl.col("name").str.starts_with("weight/"))
+    assert history["value"].is_between(0.3, 3).all()
 
 
 def test_words_of_the_users_own_travel_with_the_bundle(road: Path, tmp_path: Path):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.imaging.recipe import Recipe
 from densityclip.model.biomedclip import load_foundation
 from densityclip.model.classifier import grey_levels, normalise
+from densityclip.model.weights_check import check, origin
 from densityclip.study_file import parse_study, shipped_study
 from densityclip.training.stand_in import Pretraining, captions_of, pretrain
 
@@ -80,3 +82,25 @@ def test_a_cohort_of_the_stand_ins_own_patients_is_refused():
     with pytest.raises(Exception, match="the same patients") as caught:
         parse_study(content, "study.yaml")
     assert not isinstance(caught.value, ValidationError)
+
+
+def test_a_stand_in_that_was_stopped_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from densityclip import steps
+    from densityclip.training import stand_in
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    how = {"site": "varied", "exams": 8, "steps": 2, "seed": 5, "workers": 1}
+    monkeypatch.setattr(stand_in, "tokenise", stop)  # right after the random model was written
+    with pytest.raises(KeyboardInterrupt):
+        steps.make_stand_in(tmp_path / "model", **how)
+    assert not list((tmp_path / "model").glob("*.safetensors"))
+    monkeypatch.undo()
+    steps.make_stand_in(tmp_path / "model", **how)
+    assert origin(tmp_path / "model")["exams"] == 8
+    check(tmp_path / "model")
+    assert not (tmp_path / "model/exams").exists()
+    steps.make_stand_in(tmp_path / "model", **how)
+    with pytest.raises(UserError, match="different: seed"):
+        steps.make_stand_in(tmp_path / "model", **how | {"seed": 6})

@@ -89,7 +89,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG, "the model's publisher")
     model = config.get("model_cfg") if isinstance(config, dict) else None
     check_towers(model if isinstance(model, dict) else {}, folder / CONFIG)
-    return config | {"preprocess_cfg": _CLIP_GREY_SCALE | config.get("preprocess_cfg", {})}
+    return config | {"preprocess_cfg": _CLIP_GREY_SCALE | (config.get("preprocess_cfg") or {})}
 
 
 def weights_path(folder: Path) -> Path:
@@ -140,6 +140,8 @@ def read_weights(path: Path, prefix: str = "") -> dict[str, "torch.Tensor"]:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             loaded = loaded.get("state_dict", loaded)
+            if not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+                raise ValueError("more than tensors")
             tensors = {name.removeprefix("module."): value for name, value in loaded.items()}
             tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
     except pickle.UnpicklingError as error:
@@ -291,7 +293,13 @@ def _tokenizer(folder: Path, config: dict[str, Any], clip: Any) -> "HFTokenizer 
         return SimpleTokenizer(context_length=length, **options)
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise UserError(f"{folder} has no tokenizer", "copy tokenizer.json, tokenizer_config.json and vocab.txt there")
-    return HFTokenizer(str(folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+    try:
+        return HFTokenizer(str(folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+    except Exception as error:  # whatever two libraries raise on files that are cut short or do not belong together
+        raise UserError(
+            f"the tokenizer's files in {folder} cannot be read: {' '.join(str(error).split())[:200]}",
+            f"copy {', '.join(TOKENIZER_FILES)} again from their source",
+        ) from error
 
 
 def save_foundation(foundation: Foundation, folder: Path) -> None:

@@ -119,9 +119,11 @@ class DensityClassifier(nn.Module):
 
     def from_normalised(self, images: Tensor, modalities: Sequence[str | None]) -> Tensor:
         """Logits `[batch, 4]` of normalised images `[batch, 3, h, w]`; see `forward`."""
-        features = functional.normalize(self.visual(images), dim=-1)
-        prompts = self.prompts[self.rows(modalities).to(images.device)]
-        return self.logit_scale * torch.einsum("bd,bkd->bk", features, prompts)
+        features = functional.normalize(self.visual(images).float(), dim=-1)
+        prompts = self.prompts[self.rows(modalities).to(images.device)].float()
+        # Logits reach 100, where bfloat16 knows steps of 0.5 only.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.logit_scale * torch.einsum("bd,bkd->bk", features, prompts)
 
     def forward(self, pixels: Tensor, modalities: Sequence[str | None]) -> Tensor:
         """Uncalibrated logits.

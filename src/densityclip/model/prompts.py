@@ -38,6 +38,11 @@ class Prompts:
             f"template {text!r} lacks {{density}}" for text in self.plain + self.worded if "{density}" not in text
         ]
         problems += [f"template {text!r} lacks {{modality}}" for text in self.worded if "{modality}" not in text]
+        problems += [
+            f"template {text!r} has more in braces than density, category and modality"
+            for text in self.plain + self.worded
+            if not _fills(text)
+        ]
         problems += [f"category {name} has no wording" for name in CATEGORIES if not self.densities.get(name)]
         problems += [f"modality {name} has no wording" for name in MODALITIES if not self.modalities.get(name)]
         if problems:
@@ -82,12 +87,31 @@ class Prompts:
             raise UserError(
                 f"the prompts have the keys {sorted(content)}, expected {sorted(expected)}", "mend the prompts file"
             )
+        densities, modalities = content["densities"], content["modalities"]
+        if not isinstance(densities, Mapping) or not isinstance(modalities, Mapping):
+            raise UserError("`densities` and `modalities` of the prompts need words by name", "mend the prompts file")
         return cls(
-            plain=tuple(content["plain"]),
-            worded=tuple(content["worded"]),
-            densities={name: tuple(words) for name, words in content["densities"].items()},
-            modalities=dict(content["modalities"]),
+            plain=_texts(content["plain"], "plain"),
+            worded=_texts(content["worded"], "worded"),
+            densities={str(name): _texts(words, f"densities {name}") for name, words in densities.items()},
+            modalities={str(name): " ".join(_texts(words, f"modalities {name}")) for name, words in modalities.items()},
         )
+
+
+def _texts(content: Any, name: str) -> tuple[str, ...]:
+    """One text or a list of them."""
+    texts = [content] if isinstance(content, str) else content
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{name} of the prompts is neither a text nor a list of texts", "mend the prompts file")
+    return tuple(texts)
+
+
+def _fills(template: str) -> bool:
+    try:
+        template.format(density="", category="", modality="")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return False
+    return True
 
 
 DEFAULT_PROMPTS = Prompts(

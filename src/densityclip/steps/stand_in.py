@@ -6,8 +6,9 @@ from pathlib import Path
 import polars as pl
 import pydicom
 
-from densityclip.artifacts import read_table
+from densityclip.artifacts import read_json, read_table
 from densityclip.errors import UserError
+from densityclip.model.weights_check import MADE
 from densityclip.steps.archive import INDEX, index, prepare
 from densityclip.steps.progress import Report
 
@@ -29,7 +30,7 @@ def make_stand_in(
         progress: Told (done, total) of the piece under way.
 
     Raises:
-        UserError: The folder holds something else.
+        UserError: The folder holds something else, or a stand-in that was made otherwise.
     """
     from densityclip.imaging.cache import Cache
     from densityclip.imaging.recipe import Recipe
@@ -37,7 +38,9 @@ def make_stand_in(
     from densityclip.phantom.generate import generate, where_to_index
     from densityclip.training.stand_in import Pretraining, pretrain
 
-    if (out / "foundation.json").is_file():
+    wanted = {"site": site, "exams": exams, "steps": steps, "seed": seed}
+    if (out / MADE).is_file():
+        _check_made(out, wanted)
         return
     work = out / "exams"
     if out.exists() and not work.exists() and any(out.iterdir()):
@@ -50,8 +53,27 @@ def make_stand_in(
     recipe = Recipe().sized(IMAGE_SIZE).with_overrides(["dbt_slices=spread:3"])
     prepare(work / "index" / INDEX, work / "cache", recipe, workers=workers, progress=progress)
     thickness = _thickness_mm(read_table(work / "index" / INDEX, "index"))
-    pretrain(Cache.open(work / "cache"), thickness, out, Pretraining(steps=steps, seed=seed), progress=progress)
+    # Taught elsewhere and moved when it is whole: a run that was stopped must not leave a model of random weights.
+    made = work / "model"
+    shutil.rmtree(made, ignore_errors=True)
+    how = Pretraining(steps=steps, seed=seed)
+    pretrain(Cache.open(work / "cache"), thickness, made, how, about={"site": site, "exams": exams}, progress=progress)
+    for path in sorted(made.iterdir(), key=lambda path: path.name == MADE):
+        shutil.rmtree(out / path.name, ignore_errors=True)
+        path.replace(out / path.name)
     shutil.rmtree(work)
+
+
+def _check_made(out: Path, wanted: dict[str, object]) -> None:
+    from densityclip.training.stand_in import NAME
+
+    found = read_json(out / MADE, "densityclip weights stand-in")
+    differs = [name for name, value in wanted.items() if found.get(name) != value]
+    if found.get("name") != NAME or differs:
+        raise UserError(
+            f"{out} holds another model ({found.get('name')}; different: {', '.join(differs)})",
+            "choose another --out, or remove it",
+        )
 
 
 def _thickness_mm(rows: pl.DataFrame) -> dict[str, float]:

@@ -72,6 +72,7 @@ def run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Calla
 
 def _trainer(out: Path, config: TrainConfig, progress: Callable[[int, int], None] | None) -> "Trainer":
     from lightning import Trainer
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -108,7 +109,7 @@ def _trainer(out: Path, config: TrainConfig, progress: Callable[[int, int], None
             callbacks=[_progress_callback(config.steps, progress), best, latest],
             plugins=[AtomicCheckpoints()],
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(
             f"Lightning refuses these settings: {' '.join(str(error).split())}",
             "correct accelerator, devices, strategy or precision",
@@ -145,7 +146,7 @@ def _loggers(out: Path, config: TrainConfig) -> list["Logger"]:
         "csv": lambda: loggers.CSVLogger(out / "logs", name="csv"),
         "tensorboard": lambda: loggers.TensorBoardLogger(out / "logs", name="tensorboard"),
         "wandb": lambda: loggers.WandbLogger(name=out.name, save_dir=out / "logs"),
-        "mlflow": lambda: loggers.MLFlowLogger(run_name=out.name),
+        "mlflow": lambda: loggers.MLFlowLogger(run_name=out.name, save_dir=str(out / "logs" / "mlflow")),
     }
     made = []
     for name in config.loggers:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 BUNDLE = "bundle"
 HISTORY = "training.csv"
 REQUEST = "training.json"
+_MAY_CHANGE = ("chunk_size", "loggers")
 
 
 def fit(
@@ -92,7 +93,8 @@ def fit(
     came_from = origin(foundation_folder)
     train, validation, calibration = _stores(caches, splits, config)
     task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))
-    write_json(out / REQUEST, request)
+    if _is_first_process():
+        write_json(out / REQUEST, request)
     if config.adaptation == "zero-shot":
         task.eval().validate_now()
     elif not run(task, out, config, progress):
@@ -112,12 +114,25 @@ def _foundation_hash(folder: Path) -> str:
     return hash_json({name: hash_file(folder / name) for name in model_files(folder)})
 
 
+def _is_first_process() -> bool:
+    """Whether a launcher (torchrun, SLURM, Lightning's own) counts this process as the first."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _what_decides(request: dict[str, Any]) -> dict[str, Any]:
+    """A request without what may change when a training goes on: how much is computed at once, who is told."""
+    config = {name: value for name, value in request.get("config", {}).items() if name not in _MAY_CHANGE}
+    return request | {"config": config}
+
+
 def _begun_with(out: Path, request: dict[str, Any]) -> bool:
     """Whether the folder holds this very training; another one there is an error."""
     if not (out / REQUEST).is_file():
         return False
     found = read_json(out / REQUEST, "densityclip train")
-    if found != request:
+    if _what_decides(found) != _what_decides(request):
         differs = sorted(key for key in request if found.get(key) != request[key])
         raise UserError(
             f"{out} holds another training (different: {', '.join(differs)})", "choose another --out, or remove it"
@@ -271,9 +286,13 @@ def _finish(
 
 def _calibrate(task: "ContrastiveTask", classifier: "DensityClassifier", store: "ImageStore") -> Calibration:
     """Put the training's frequencies back and fit the temperature on the calibration part."""
+    import torch
+
     from densityclip.training.scoring import mean_probabilities
 
-    probabilities = mean_probabilities(classifier, store, task.config.modalities)
+    gpu = task.config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    probabilities = mean_probabilities(classifier.to("cuda" if gpu else "cpu"), store, task.config.modalities)
+    classifier.to("cpu")
     shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
     logits = np.log(np.maximum(probabilities, 1e-300))
     return fit_calibration(logits, store.labels, store.items["patient_id"].to_list(), shift)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,7 @@ from densityclip.training.batches import seed_for
 from densityclip.training.losses import multi_positive
 from densityclip.training.samplers import Sampler
 
+NAME = "generated stand-in"
 _SIDES = {"L": "left", "R": "right"}
 _VIEWS = {"CC": "craniocaudal", "MLO": "mediolateral oblique"}
 _TEMPLATES = (
@@ -67,6 +69,7 @@ def pretrain(
     out: Path,
     how: Pretraining,
     *,
+    about: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Teach the small model and write it as a model folder; `foundation.json` comes last.
@@ -78,6 +81,7 @@ def pretrain(
         thickness_mm: Compressed thickness by image id.
         out: The model folder.
         how: The settings.
+        about: What `foundation.json` says besides, such as where the exams are from.
         progress: Told (steps done, steps in all).
     """
     torch.set_num_threads(min(how.threads, os.cpu_count() or 1))
@@ -121,7 +125,7 @@ def pretrain(
             progress(step + 1, how.steps)
     clip.eval()
     save_foundation(foundation, out)
-    _describe(out, items, how)
+    _describe(out, items, how, about or {})
 
 
 def _share(step: int, steps: int) -> float:
@@ -131,11 +135,11 @@ def _share(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _describe(out: Path, items: pl.DataFrame, how: Pretraining) -> None:
+def _describe(out: Path, items: pl.DataFrame, how: Pretraining, about: Mapping[str, Any]) -> None:
     write_json(
         out / "foundation.json",
         {
-            "name": "generated stand-in",
+            "name": NAME,
             "weights": "trained on generated exams with captions of view, side, modality and thickness, never density",
             "images": items["image_id"].n_unique(),
             "patients": items["patient_id"].n_unique(),
@@ -143,5 +147,6 @@ def _describe(out: Path, items: pl.DataFrame, how: Pretraining) -> None:
             "batch_size": how.batch_size,
             "learning_rate": how.learning_rate,
             "seed": how.seed,
+            **about,
         },
     )

@@ -1,13 +1,14 @@
 """The LightningModule: one step of weighted contrastive adaptation, and the validation that selects."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
 import polars as pl
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
@@ -140,7 +141,7 @@ class ContrastiveTask(lightning.LightningModule):
             ids = self.batches.store.items["image_id"][seen.indices.tolist()].to_list()
             raise UserError(
                 f"the loss is not finite at step {step}; its batch begins with the images {', '.join(ids[:3])}",
-                "lower learning_rate, or look at these images; the last good checkpoint is kept",
+                "lower learning_rate, with another --out, or look at these images; the last good checkpoint is kept",
             )
         if step % 10 == 0:
             self._record_step(loss, losses.detach(), modalities)
@@ -156,10 +157,12 @@ class ContrastiveTask(lightning.LightningModule):
         torch.manual_seed(seed_for(self.config.seed, 4, step, 1 + self.global_rank))
         images = self._images(seen.pixels.to(self.device))
         scale = self.clip.logit_scale.exp().float()
-        if self.config.loss == "ordinal":
-            return ordinal(images, texts, labels, scale, self.adjustment, neighbour=self.config.neighbour)
         functions = {"infonce": infonce, "multi-positive": multi_positive, "class-prompt": class_prompt}
-        return functions[self.config.loss](images, texts, labels, scale, self.adjustment)
+        # Logits reach 100, where bfloat16 knows steps of 0.5 only.
+        with torch.autocast(self.device.type, enabled=False):
+            if self.config.loss == "ordinal":
+                return ordinal(images, texts, labels, scale, self.adjustment, neighbour=self.config.neighbour)
+            return functions[self.config.loss](images, texts, labels, scale, self.adjustment)
 
     def _images(self, pixels: Tensor) -> Tensor:
         """Features of the whole batch, `[batch, d]`; the images of other processes come from them, with gradients."""
@@ -237,8 +240,19 @@ class ContrastiveTask(lightning.LightningModule):
         self.log(SELECTED_BY, min(scores.values()), batch_size=1)
 
     def validate_now(self) -> dict[str, float]:
-        """Score the model as it stands on the validation part, and record it."""
+        """Score the model as it stands on the validation part, and record it.
+
+        Raises:
+            UserError: The weights are not finite.
+        """
+        if not all(bool(torch.isfinite(value).all()) for value in self._trained().values()):
+            raise UserError(
+                f"the weights are not finite after {self.global_step} steps",
+                "lower learning_rate, with another --out; the last good checkpoint is kept",
+            )
         scores = macro_auc_by_modality(self.classifier(), self.validation, self.config.modalities)
+        # Lightning compares in float32; two rounds whose scores differ only beyond that must be equal here as well.
+        scores = {name: float(np.float32(score)) for name, score in scores.items()}
         values = {f"validation/macro_auc/{name}": score for name, score in scores.items()}
         self.record(values | {SELECTED_BY: min(scores.values())})
         return scores
@@ -276,9 +290,31 @@ class ContrastiveTask(lightning.LightningModule):
         )
         learned = list(self.modality_weights.parameters())
         groups.append({"params": learned, "lr": _WEIGHT_RATE, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"] or group is groups[-1]], fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, config))
+        groups = [group for group in groups if group["params"] or group is groups[-1]]
+        # Under float16 the fused optimiser takes out the loss's scale by itself, after the clipping.
+        optimizer = torch.optim.AdamW(groups, fused=config.precision != "16-mixed")
+
+        def share(step: int) -> float:
+            return rate_share(step, config)
+
+        def share_of_learned(step: int) -> float:
+            # The probe's own rate is not that of the modality weights.
+            return min(1.0, share(step))
+
+        shares: list[Callable[[int], float]] = [*[share] * (len(groups) - 1), share_of_learned]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as Lightning does; it refuses a fused optimiser under bfloat16, where no loss is scaled."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val:
+            parameters = [value for group in optimizer.param_groups for value in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history and the average with the weights."""
@@ -293,11 +329,12 @@ class ContrastiveTask(lightning.LightningModule):
 def balance_of(batches: TrainingBatches, config: TrainConfig) -> ClassBalance:
     """What a training does about the frequencies of its images' categories."""
     labels = batches.store.labels
+    untrained = config.adaptation == "zero-shot"  # no frequency has reached it
     return class_balance(
         np.bincount(labels, minlength=4).tolist(),
         np.bincount(labels, batches.sampler.shares, minlength=4).tolist(),
-        config.class_weights,
-        loss=config.loss,
+        "none" if untrained else config.class_weights,
+        loss="multi-positive" if untrained else config.loss,
         beta=config.effective_number_beta,
     )
 
