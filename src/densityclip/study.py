@@ -25,6 +25,7 @@ from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
 from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Study
 
+# An arm that differs in so few settings is told by them.
 _FEW = 4
 _LOSS_WORDS = {
     "infonce": "An image's own caption alone is its positive (infonce).",

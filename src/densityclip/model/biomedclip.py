@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 CONFIG = "open_clip_config.json"
 SAFETENSORS = "open_clip_model.safetensors"
 PICKLE = "open_clip_pytorch_model.bin"
+# What publishers call their weights, the preferred first.
+WEIGHTS = (SAFETENSORS, "open_clip_pytorch_model.safetensors", PICKLE)
 TEXT_FOLDER = "text"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -98,7 +100,7 @@ def weights_path(folder: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    for name in (SAFETENSORS, "open_clip_pytorch_model.safetensors", PICKLE):
+    for name in WEIGHTS:
         if (folder / name).is_file():
             return folder / name
     raise UserError(

@@ -25,6 +25,7 @@ from densityclip.model.biomedclip import (
     SAFETENSORS,
     TEXT_FOLDER,
     TOKENIZER_FILES,
+    WEIGHTS,
     check_model,
     read_config,
     read_weights,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 BIOMEDCLIP_REVISION = "9f341de24bfb00180f1b847274256e9b65a3a32e"
 
 _TEXT_CONFIG = f"{TEXT_FOLDER}/config.json"
-_WEIGHTS = (SAFETENSORS, "open_clip_pytorch_model.safetensors", PICKLE)
 _STAGING = ".fetch"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MB = 1_000_000
@@ -209,13 +209,13 @@ def _look_if_there(repo: str, revision: str, name: str) -> _Remote | None:
 
 def _weights(first: _Remote) -> _Remote:
     """The repository's weights, safetensors first; those have one name here, whichever the publisher chose."""
-    for name in _WEIGHTS:
+    for name in WEIGHTS:
         found = _look_if_there(first.repo, first.commit, name)
         if found is not None:
             place = PICKLE if name == PICKLE else SAFETENSORS
             return _Remote(found.repo, found.commit, name, found.etag, found.size, place)
     raise UserError(
-        f"{first.repo} has no weights at {first.commit}: none of {', '.join(_WEIGHTS)}",
+        f"{first.repo} has no weights at {first.commit}: none of {', '.join(WEIGHTS)}",
         "choose a repository or a --revision that holds a model in open_clip's format",
     )
 

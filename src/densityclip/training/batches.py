@@ -65,14 +65,18 @@ class ImageStore:
 
     def move_to(self, device: torch.device) -> None:
         """Keep all slices in the memory of a device; from then on `read` gives tensors that live there."""
-        items = np.repeat(np.arange(len(self)), self.slices)
-        slices = np.concatenate([np.arange(count) for count in self.slices])
+        items, slices = self.every_slice(np.arange(len(self)))
         # In pieces, so that the host never holds a second copy of the whole.
         pieces = [self.read(i, s).to(device) for i, s in _in_pieces(items, slices, 4096)]
         self._resident = torch.cat(pieces)
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def every_slice(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All slices of some items, one after the other: the item and the slice of each, as `read` takes them."""
+        counts = self.slices[indices]
+        return np.repeat(indices, counts), np.concatenate([np.arange(count) for count in counts])
 
     def read(self, indices: NDArray[np.int64], slices: NDArray[np.int64]) -> Tensor:
         """`[n, h, w]` pixels of the given slice of each item, of the recipe's depth."""

@@ -46,8 +46,7 @@ def multi_positive(
     The target of an image is uniform over the captions of its category, that of a caption uniform over the images of
     its category. Arguments and return as in `infonce`.
     """
-    positive = (labels[:, None] == labels[None, :]).to(images.dtype)
-    target = positive / positive.sum(dim=1, keepdim=True)
+    target = _own_category(labels, images.dtype)
     return _both_directions(images, texts, labels, logit_scale, adjustment, target, target)
 
 
@@ -104,10 +103,15 @@ def class_prompt(
         logits = logits + adjustment
     to_text = functional.cross_entropy(logits, labels, reduction="none")
     own = classes[torch.arange(len(labels), device=labels.device), labels]
-    positive = (labels[:, None] == labels[None, :]).to(images.dtype)
-    target = positive / positive.sum(dim=1, keepdim=True)
+    target = _own_category(labels, images.dtype)
     to_image = -(target * functional.log_softmax(logit_scale * images @ own.T, dim=0)).sum(dim=1)
     return (to_text + to_image) / 2
+
+
+def _own_category(labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[batch, batch]` symmetric target, uniform over those of the same category; rows and columns sum to one."""
+    positive = (labels[:, None] == labels[None, :]).to(dtype)
+    return positive / positive.sum(dim=1, keepdim=True)
 
 
 def _both_directions(

@@ -39,8 +39,7 @@ def _of_some(
     classifier: DensityClassifier, store: ImageStore, items: NDArray[np.int64], modalities: Sequence[str]
 ) -> NDArray[np.float64]:
     counts = store.slices[items]
-    each = np.repeat(items, counts)
-    slices = np.concatenate([np.arange(count) for count in counts])
+    each, slices = store.every_slice(items)
     names = [modalities[index] for index in store.modalities[each]]
     pixels = store.read(each, slices).to(classifier.prompts.device)
     probabilities = softmax(classifier(pixels, names).double().cpu().numpy())

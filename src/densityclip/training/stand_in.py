@@ -18,10 +18,12 @@ from densityclip.model.biomedclip import load_foundation, save_foundation
 from densityclip.model.classifier import grey_levels, normalise, pad_token, tokenise
 from densityclip.model.prompts import DEFAULT_PROMPTS
 from densityclip.model.small import make_small_foundation
+from densityclip.model.weights_check import MADE
 from densityclip.training.augmentation import apply_augmentation, augmentation_parameters
 from densityclip.training.batches import seed_for
 from densityclip.training.losses import multi_positive
 from densityclip.training.samplers import Sampler
+from densityclip.training.schedule import warm_cosine
 
 NAME = "generated stand-in"
 _SIDES = {"L": "left", "R": "right"}
@@ -94,14 +96,15 @@ def pretrain(
     number = {captions: index for index, captions in enumerate(kinds)}
     labels = np.array([number[captions] for captions in said])
     make_small_foundation(out, seed=how.seed, texts=[text for captions in kinds for text in captions])
-    (out / "foundation.json").unlink()
+    (out / MADE).unlink()
     foundation = load_foundation(out)
     clip = foundation.clip.train()
     texts = [text for captions in kinds for text in captions]
     tokens = tokenise(foundation.tokenizer, texts, pad_token(clip))
     groups = parameter_groups(clip, rate=how.learning_rate, weight_decay=0.05, layer_decay=1.0)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, how.steps))
+    warmup = min(50, how.steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, how.steps, warmup))
     sampler = Sampler("natural", labels, np.zeros_like(labels), seed=how.seed)
     for step in range(how.steps):
         rows, numbers = sampler.at(range(step * how.batch_size, (step + 1) * how.batch_size))
@@ -128,16 +131,9 @@ def pretrain(
     _describe(out, items, how, about or {})
 
 
-def _share(step: int, steps: int) -> float:
-    warmup = min(50, steps // 10)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
 def _describe(out: Path, items: pl.DataFrame, how: Pretraining, about: Mapping[str, Any]) -> None:
     write_json(
-        out / "foundation.json",
+        out / MADE,
         {
             "name": NAME,
             "weights": "trained on generated exams with captions of view, side, modality and thickness, never density",

@@ -22,6 +22,7 @@ from densityclip.training.batches import Batch, ImageStore, TrainingBatches, see
 from densityclip.training.class_balance import ClassBalance, class_balance
 from densityclip.training.config import TrainConfig
 from densityclip.training.losses import batch_loss, class_prompt, infonce, multi_positive, ordinal
+from densityclip.training.schedule import rate_share
 from densityclip.training.scoring import macro_auc_by_modality
 from densityclip.training.weighting import make_modality_weights
 
@@ -337,20 +338,3 @@ def balance_of(batches: TrainingBatches, config: TrainConfig) -> ClassBalance:
         loss="multi-positive" if untrained else config.loss,
         beta=config.effective_number_beta,
     )
-
-
-def rate_share(step: int, config: TrainConfig) -> float:
-    """Share of the peak rate at a step: linear warm-up, then a cosine to zero; `lp-ft` has that twice.
-
-    The probe of `lp-ft` has a rate of its own, so its share may be above one.
-    """
-    probe = config.probe_steps
-    if step < probe:
-        return config.probe_rate / config.rate * _warm_cosine(step, probe, min(config.warmup_steps, probe // 2))
-    return _warm_cosine(step - probe, config.steps - probe, config.warmup_steps)
-
-
-def _warm_cosine(step: int, steps: int, warmup: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
