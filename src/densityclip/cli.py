@@ -241,7 +241,8 @@ def train(
     data = {"redistribute": redistribute}
     with terminal.progress("train") as report:
         bundle = steps.train(caches, splits, foundation, out, settings, data=data, progress=report)
-    terminal.say(f"The trained model is {bundle}.")
+    if steps.is_first_process():
+        terminal.say(f"The trained model is {bundle}.")
 
 
 @app.command()

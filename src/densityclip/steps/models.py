@@ -53,6 +53,13 @@ def train(
     return fit(opened, read_splits(splits), foundation, out, config, data=data, progress=progress)
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one of its training that speaks; others only work."""
+    from densityclip.training.fit import is_first_process as first
+
+    return first()
+
+
 def predict(
     source: Path,
     bundle: "Bundle",

@@ -93,10 +93,13 @@ def fit(
     came_from = origin(foundation_folder)
     train, validation, calibration = _stores(caches, splits, config)
     task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))
-    if _is_first_process():
+    if is_first_process():
         write_json(out / REQUEST, request)
     if config.adaptation == "zero-shot":
-        task.eval().validate_now()
+        if not is_first_process():
+            return bundle
+        task.eval().to(_device(config)).validate_now()
+        task.to("cpu")
     elif not run(task, out, config, progress):
         return bundle  # another process of this training writes it
     _write_history(out, task.history)
@@ -114,7 +117,7 @@ def _foundation_hash(folder: Path) -> str:
     return hash_json({name: hash_file(folder / name) for name in model_files(folder)})
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Whether a launcher (torchrun, SLURM, Lightning's own) counts this process as the first."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -284,14 +287,18 @@ def _finish(
     )
 
 
-def _calibrate(task: "ContrastiveTask", classifier: "DensityClassifier", store: "ImageStore") -> Calibration:
-    """Put the training's frequencies back and fit the temperature on the calibration part."""
+def _device(config: TrainConfig) -> str:
+    """Where images are scored outside of Lightning's hands."""
     import torch
 
+    return "cuda" if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def _calibrate(task: "ContrastiveTask", classifier: "DensityClassifier", store: "ImageStore") -> Calibration:
+    """Put the training's frequencies back and fit the temperature on the calibration part."""
     from densityclip.training.scoring import mean_probabilities
 
-    gpu = task.config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    probabilities = mean_probabilities(classifier.to("cuda" if gpu else "cpu"), store, task.config.modalities)
+    probabilities = mean_probabilities(classifier.to(_device(task.config)), store, task.config.modalities)
     classifier.to("cpu")
     shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
     logits = np.log(np.maximum(probabilities, 1e-300))

@@ -11,6 +11,7 @@ from densityclip.model.classifier import DensityClassifier
 from densityclip.probability.aggregate import softmax
 from densityclip.training.batches import ImageStore
 
+# Slices that go through the tower at a time.
 _PIECE = 128
 
 
@@ -28,23 +29,18 @@ def mean_probabilities(
     Returns:
         `[images, 4]`.
     """
-    pieces = [
-        _of_some(classifier, store, np.arange(start, min(start + _PIECE, len(store))), modalities)
-        for start in range(0, len(store), _PIECE)
-    ]
-    return np.concatenate([np.empty((0, 4)), *pieces])
-
-
-def _of_some(
-    classifier: DensityClassifier, store: ImageStore, items: NDArray[np.int64], modalities: Sequence[str]
-) -> NDArray[np.float64]:
-    counts = store.slices[items]
-    each, slices = store.every_slice(items)
-    names = [modalities[index] for index in store.modalities[each]]
-    pixels = store.read(each, slices).to(classifier.prompts.device)
-    probabilities = softmax(classifier(pixels, names).double().cpu().numpy())
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return np.asarray(np.add.reduceat(probabilities, starts, axis=0) / counts[:, None])
+    if not len(store):
+        return np.empty((0, 4))
+    each, slices = store.every_slice(np.arange(len(store)))
+    pieces = []
+    # Slices are counted, not images: a volume of which many slices are used must not need many times the memory.
+    for start in range(0, len(each), _PIECE):
+        some = slice(start, start + _PIECE)
+        names = [modalities[index] for index in store.modalities[each[some]]]
+        pixels = store.read(each[some], slices[some]).to(classifier.prompts.device)
+        pieces.append(softmax(classifier(pixels, names).double().cpu().numpy()))
+    starts = np.concatenate([[0], np.cumsum(store.slices)[:-1]])
+    return np.asarray(np.add.reduceat(np.concatenate(pieces), starts, axis=0) / store.slices[:, None])
 
 
 def macro_auc_by_modality(
