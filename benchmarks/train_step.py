@@ -1,6 +1,6 @@
 """A training step of BiomedCLIP's real shape on CPU: ours against stock open_clip's.
 
-    python benchmarks/train_step.py [--batch 16] [--repeats 3]
+    python benchmarks/train_step.py [--batch 16] [--repeats 3] [--text trained frozen]
 
 Stock sends every caption of the batch through the text tower, padded to 256 tokens, and takes `ClipLoss`. Ours encodes
 each distinct caption once, cut to the longest, and where the tower is frozen not at all. Both get the same batch of
@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--text", nargs="+", choices=("trained", "frozen"), default=["trained", "frozen"])
     given = parser.parse_args()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPUs, Python {platform.python_version()}, ", end="")
     print(f"torch {torch.__version__}; batch {given.batch}, medians of {given.repeats}, in turns\n", flush=True)
@@ -50,7 +51,7 @@ def main() -> None:
         compare_gradients(Path(folder), given.batch)
         print("| text tower | stock | ours | stock / ours | stock peak | ours peak | ours, chunks of 4 |")
         print("|---|---|---|---|---|---|---|", flush=True)
-        for text in ("trained", "frozen"):
+        for text in given.text:
             stock, ours = in_turns(Path(folder), text, given.batch, given.repeats)
             peaks = [peak(Path(folder), way, text, given.batch) for way in ("stock", "ours", "chunked")]
             memory = " | ".join(f"{gigabytes:.2f} GB" for gigabytes in peaks)
