@@ -207,25 +207,36 @@ def _weighted(children: pl.DataFrame, denser_weight: float) -> pl.DataFrame:
 
 
 def _facts(rows: pl.DataFrame, keys: tuple[str, ...]) -> pl.DataFrame:
+    """What a group is, its label, its status: one row a group, in the order of the groups."""
     ok = pl.col("status") == Status.OK.value
-    used = ok | ~ok.any()
-    label = pl.col("label").drop_nulls()
-    differ = label.n_unique() > 1
+    rows = rows.with_columns(ok.fill_null(False).alias("_ok")).with_columns(
+        pl.col("_ok").any().over("_group").alias("_any")
+    )
+    differ = (pl.col("label").min() != pl.col("label").max()).fill_null(False)
     # Breasts of an exam may differ in truth; images of one breast, and exams of one patient, were labelled in conflict.
     conflict = pl.col("_conflict").any() if keys == _EXAM else pl.col("_conflict").any() | differ
-    shared = [name for name in _FACTS if name not in keys]
-    return rows.group_by("_group", maintain_order=True).agg(
+    whole = rows.group_by("_group", maintain_order=True).agg(
         *(pl.col(name).first() for name in keys),
-        *(
-            pl.when(pl.col(name).filter(used).n_unique() == 1).then(pl.col(name).filter(used).first()).alias(name)
-            for name in shared
-        ),
         # The letters sort as the categories do, so the greatest is the denser breast's (density.denser).
-        pl.when(~conflict).then(label.max()).alias("label"),
+        pl.when(~conflict).then(pl.col("label").max()).alias("label"),
         conflict.alias("_conflict"),
-        pl.when(ok.any()).then(pl.lit(Status.OK.value)).otherwise(pl.lit(Status.REFUSED.value)).alias("status"),
-        pl.when(~ok.any()).then(pl.col("reason").drop_nulls().mode().sort().first()).alias("reason"),
+        pl.when(pl.col("_any").first())
+        .then(pl.lit(Status.OK.value))
+        .otherwise(pl.lit(Status.REFUSED.value))
+        .alias("status"),
     )
+    # Apart from the rest, and without a filter in each expression: four fifths of the time went into those.
+    used = rows.filter(pl.col("_ok") | ~pl.col("_any")).group_by("_group", maintain_order=True)
+    shared = used.agg(
+        pl.when(pl.col(name).n_unique() == 1).then(pl.col(name).first()).alias(name)
+        for name in _FACTS
+        if name not in keys
+    )
+    lost = rows.filter(~pl.col("_any")).group_by("_group", maintain_order=True)
+    reasons = lost.agg(pl.col("reason").drop_nulls().mode().sort().first())
+    for part in (shared, reasons):
+        whole = whole.join(part, on="_group", how="left", maintain_order="left")
+    return whole
 
 
 def _finish(rows: pl.DataFrame, level: Level, temperature: float = 1.0) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from densityclip.artifacts import LOGITS, PROBABILITIES, conform
+from densityclip.artifacts import LOGITS, PREDICTIONS, PROBABILITIES, conform
 from densityclip.errors import UserError
 from densityclip.probability.aggregate import RAW, fill_derived, log_of, with_raw_probabilities
 from densityclip.records import Status
@@ -30,37 +30,50 @@ def join_members(table: pl.DataFrame) -> pl.DataFrame:
     Raises:
         UserError: A member has two rows of one thing, or members name different labels.
     """
-    # Sorted by member last: sums run in one order whatever the order of the rows.
-    rows = with_raw_probabilities(table).sort(*_KEYS, *_MEMBER).with_columns(pl.struct(_KEYS).rle_id().alias("_group"))
-    ok = (pl.col("status") == Status.OK.value).fill_null(False)
-    alone, all_ok = pl.len() == 1, ok.all()
-    not_ok = pl.col("status").filter(~ok)
-    refused = pl.when((not_ok == Status.REFUSED.value).any()).then(pl.lit(Status.REFUSED.value)).otherwise(not_ok.max())
-    joined = rows.group_by("_group", maintain_order=True).agg(
-        *(pl.col(name).first() for name in (*_KEYS, *_FACTS)),
+    # Sorted by member: sums run in one order whatever the order of the rows.
+    rows = (
+        with_raw_probabilities(table)
+        .sort(*_MEMBER)
+        .with_columns(
+            pl.struct(_MEMBER).rle_id().alias("_member"),
+            (pl.col("status") == Status.OK.value).fill_null(False).alias("_ok"),
+        )
+    )
+    alone, all_ok = pl.len() == 1, pl.col("_ok").all()
+    joined = rows.group_by(_KEYS, maintain_order=True).agg(
+        *(pl.col(name).first() for name in (*_FACTS, "status", "reason")),
         *(_mean(name, pl.col(name).mean(), alone, all_ok) for name in PROBABILITIES),
         *(_mean(name, log_of(pl.col(raw).mean()), alone, all_ok) for name, raw in zip(LOGITS, RAW, strict=True)),
-        pl.when(alone | all_ok).then(pl.col("status").first()).otherwise(refused).alias("status"),
-        pl.when(~all_ok).then(pl.col("reason").filter(~ok).drop_nulls().mode().sort().first()).alias("reason"),
+        (alone | all_ok).alias("_as_first"),
+        (pl.len() - pl.col("_member").n_unique()).alias("_repeated"),
         (pl.col("label").min() != pl.col("label").max()).alias("_differ"),
     )
-    _check(rows, joined)
-    return fill_derived(conform(joined.drop("_group", "_differ"), "predictions"))
+    _check(joined)
+    joined = pl.concat([joined.filter("_as_first"), _not_ok(joined.filter(~pl.col("_as_first")), rows)])
+    return fill_derived(conform(joined.select(set(joined.columns) & set(PREDICTIONS)).sort(_KEYS), "predictions"))
 
 
 def _mean(name: str, mean: pl.Expr, alone: pl.Expr, all_ok: pl.Expr) -> pl.Expr:
     return pl.when(alone).then(pl.col(name).first()).when(all_ok).then(mean).alias(name)
 
 
-def _check(rows: pl.DataFrame, joined: pl.DataFrame) -> None:
-    same = [pl.col(name).eq_missing(pl.col(name).shift()) for name in ("_group", *_MEMBER)]
-    repeated = rows.select(pl.all_horizontal(same).sum()).item()
+def _not_ok(joined: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Status and reason where some members have no answer: refused goes before abstained."""
+    why = (
+        rows.filter(~pl.col("_ok"))
+        .group_by(_KEYS)
+        .agg(pl.col("status").max(), pl.col("reason").drop_nulls().mode().sort().first())
+    )
+    return joined.drop("status", "reason").join(why, on=_KEYS, how="left", nulls_equal=True).select(joined.columns)
+
+
+def _check(joined: pl.DataFrame) -> None:
+    repeated, differ = joined.select(pl.col("_repeated").sum(), pl.col("_differ").sum()).row(0)
     if repeated:
         raise UserError(
             f"{repeated} rows occur more than once in the same arm, fold and seed",
             "give each image once; two files of the same model must not be joined",
         )
-    differ = joined["_differ"].sum()
     if differ:
         raise UserError(
             f"members of an arm name different labels for {differ} rows",
