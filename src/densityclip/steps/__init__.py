@@ -6,6 +6,7 @@ from densityclip.steps.maps import choose_images, explain, explain_source
 from densityclip.steps.models import (
     PREDICTIONS,
     is_first_process,
+    member_joining,
     predict,
     predict_cohort,
     read_predictions,
@@ -28,6 +29,7 @@ __all__ = [
     "index",
     "is_first_process",
     "make_stand_in",
+    "member_joining",
     "predict",
     "predict_cohort",
     "prepare",
