@@ -16,7 +16,10 @@ from densityclip.evaluation.delong import auc_estimate
 from densityclip.evaluation.metrics import METRICS, Sample, reliability, roc_points
 from densityclip.evaluation.places import Joined, Place, label_counts, labelled, sample_of, unit_ids
 
+# Of each category in each cell: enough for a curve of some centimetres.
+_ROC_POINTS = 80
 _NOT_ESTIMABLE = Estimate(float("nan"), float("nan"), float("nan"), 0)
+_NO_CONFUSION = [[0] * len(CATEGORIES) for _ in CATEGORIES]
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def _cell(joined: Joined, place: Place, resampling: Resampling) -> tuple[dict[st
     }
     if rows.is_empty():
         nothing = dict.fromkeys(METRICS, _NOT_ESTIMABLE.as_json())
-        return cell | {"metrics": nothing, "auc": {}, "confusion": [], "roc": {}, "reliability": {}} | _no_members, None
+        empty = {"auc": {}, "confusion": _NO_CONFUSION, "roc": {}, "reliability": {}, "each_member": []}
+        return cell | {"metrics": nothing} | empty, None
     scored = ScoredArm.of(
         unit_ids(rows, place.level).to_list(),
         patients.to_list(),
@@ -85,13 +89,10 @@ def _cell(joined: Joined, place: Place, resampling: Resampling) -> tuple[dict[st
         "metrics": {name: estimate.as_json() for name, estimate in scored.estimates().items()},
         "auc": analytic_aucs(sample, patients.to_numpy()),
         "confusion": sample.confusion()[0].astype(int).tolist(),
-        "roc": roc_points(sample.labels, sample.probabilities),
+        "roc": roc_points(sample.labels, sample.probabilities, most=_ROC_POINTS),
         "reliability": reliability(sample),
         "each_member": each_member(joined.members),
     }, scored
-
-
-_no_members: dict[str, Any] = {"each_member": []}
 
 
 def each_member(members: pl.DataFrame) -> list[dict[str, Any]]:

@@ -51,13 +51,10 @@ def conformal_entries(
         # A promise needs one function on both sides: calibration patients that only some of the trainings kept apart
         # were scored by those, and the test by all.
         same = _trainings_per_unit(fitted_on[arm]) == of_arm.members.select("fold", "seed").n_unique()
-        for cohort, part in of_arm.ensemble.select("cohort", "part").unique(maintain_order=True).iter_rows():
-            rows = labelled(of_arm.of(cohort=cohort, part=part).ensemble)
-            at_home = part == Part.TEST.value and cohort in fit_rows["cohort"]
-            about = {
-                "arm": arm,
-                "cohort": cohort,
-                "part": part,
+        for test_set, here in of_arm.test_sets():
+            rows = labelled(here.ensemble)
+            at_home = test_set["part"] == Part.TEST.value and test_set["cohort"] in fit_rows["cohort"]
+            about = {"arm": arm} | test_set | {
                 "modality": modality,
                 "level": scored.level,
                 "coverage_wanted": COVERAGE_WANTED,

@@ -111,9 +111,10 @@ def evaluate(
     for modality, level, here in _stages(rows.images, order):
         joined = join(of_modality(rows.images, modality), level, asked.joinings)
         if modality == ALL:
-            _score_groups(joined, asked, found)
             _add_ceiling(joined, found)
         if level in asked.detailed_levels:
+            if modality == ALL:
+                _score_groups(joined, asked, found)
             calibration = join(of_modality(rows.calibration, modality), level, asked.joinings)
             found.conformal += conformal_entries(
                 calibration, joined, modality, groups, smallest_group, asked.resampling
@@ -164,26 +165,17 @@ def _score(place: Place, joined: Joined, asked: _Request, found: _Found) -> None
             found.comparisons[place] = comparison
 
 
-def _by_test_set(joined: Joined) -> Iterator[tuple[dict[str, Any], Joined]]:
-    for cohort, part in joined.ensemble.select("cohort", "part").unique(maintain_order=True).iter_rows():
-        yield {"cohort": cohort, "part": part}, joined.of(cohort=cohort, part=part)
-
-
 def _score_groups(joined: Joined, asked: _Request, found: _Found) -> None:
-    if joined.level not in asked.detailed_levels:
-        return
-    for test_set, here in _by_test_set(joined):
+    for test_set, here in joined.test_sets():
         for arm, of_arm in here.arms().items():
             rows = labelled(of_arm.ensemble)
-            if rows.is_empty():
-                continue
             groups, worst = subgroups(rows, joined.level, asked.groups, asked.smallest_group, asked.resampling)
             found.groups += [{"arm": arm} | test_set | entry for entry in groups]
             found.worst += [{"arm": arm} | test_set | entry for entry in worst]
 
 
 def _add_ceiling(joined: Joined, found: _Found) -> None:
-    for test_set, here in _by_test_set(joined):
+    for test_set, here in joined.test_sets():
         most = max((labelled(of_arm.ensemble) for of_arm in here.arms().values()), key=lambda rows: rows.height)
         if most.is_empty():
             continue

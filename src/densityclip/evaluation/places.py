@@ -12,7 +12,7 @@ from densityclip.evaluation.metrics import Sample
 from densityclip.probability.aggregate import members_to_level
 from densityclip.probability.ensemble import join_members
 from densityclip.probability.joining import Joining, Member
-from densityclip.records import MODALITIES, Level
+from densityclip.records import MODALITIES, Level, Part
 
 ALL = "all"
 UNKNOWN = "unknown"
@@ -73,6 +73,12 @@ class Joined:
         """By arm, in the order of the rows; arms without rows are absent."""
         found = self.ensemble["arm"].unique(maintain_order=True).to_list()
         return {arm or UNKNOWN: self.of(arm=arm) for arm in found}
+
+    def test_sets(self) -> Iterator[tuple[dict[str, Any], "Joined"]]:
+        """Each cohort and part that has labelled rows, the internal test first."""
+        keys = self.ensemble.filter(pl.col("label").is_not_null()).select("cohort", "part").unique()
+        for cohort, part in keys.sort(pl.col("part") == Part.EXTERNAL.value, "cohort", "part").iter_rows():
+            yield {"cohort": cohort, "part": part}, self.of(cohort=cohort, part=part)
 
 
 def join(images: pl.DataFrame, level: str, joinings: Mapping[Member, Joining]) -> Joined:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from densityclip.evaluation.bootstrap import finite_or_none, interval, patient_weights
+from densityclip.evaluation.bootstrap import finite_or_none, interval, patient_weights, replicates_of_part
 from densityclip.evaluation.cells import Resampling
 from densityclip.evaluation.metrics import LOWER_IS_BETTER, Floats
 from densityclip.evaluation.places import UNKNOWN, label_counts, sample_of
@@ -22,8 +22,6 @@ _OVER_CATEGORIES = frozenset({"macro_auc"})
 _BANDS = ((40.0, "<40"), (50.0, "40-49"), (60.0, "50-59"), (70.0, "60-69"))
 _OLDEST = "70+"
 _FACTS = ("modality", "site", "vendor", "machine", "view", "age_band", "race")
-# Rows x resamples of weights held at once, in float64: 64 MB.
-_CELLS_AT_ONCE = 8_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +136,7 @@ def _shown(group: _Group, rows: pl.DataFrame) -> dict[str, Any]:
 def _scored(name: str, rows: pl.DataFrame, position: Any, counts: Any) -> _Group:
     sample = sample_of(rows)
     values = {metric: float(value[0]) for metric, value in sample.score(names=GROUP_METRICS).items()}
-    resamples = counts.shape[1]
-    step = max(1, _CELLS_AT_ONCE // max(1, rows.height))
-    pieces = [
-        sample.score(counts[position, k : k + step].astype(np.float64), names=GROUP_METRICS)
-        for k in range(0, resamples, step)
-    ]
-    replicated = {metric: np.concatenate([piece[metric] for piece in pieces]) for metric in GROUP_METRICS}
+    replicated = replicates_of_part(sample, position, counts, names=GROUP_METRICS)
     return _Group(name, values, replicated, frozenset(rows["label"].unique()), rows["patient_id"].n_unique())
 
 
