@@ -214,7 +214,10 @@ class StudyRun:
         inputs = {arm: hash_file(bundle / "provenance.json") for arm, bundle in models.items()}
 
         def run(report: Callable[[int, int], None]) -> None:
-            steps.write_predictions(table, self.out, config={"study": self.study.name}, inputs=inputs)
+            joinings = dict(steps.member_joining(bundle, arm) for arm, bundle in models.items())
+            steps.write_predictions(
+                table, self.out, config={"study": self.study.name}, inputs=inputs, joinings=joinings
+            )
             report(1, 1)
 
         self._step("predictions", hash_table(table), [self.out / steps.PREDICTIONS], run)

@@ -1,7 +1,7 @@
 """From slices to images, breasts, exams and patients: averages of probabilities, one exposure counting once."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from densityclip.artifacts import LOGITS, PROBABILITIES, conform
 from densityclip.density import predicted_category, prob_dense
-from densityclip.probability.joining import PLAIN, Joining, Member
+from densityclip.probability.joining import PLAIN, Joining, Member, members_of
 from densityclip.records import Level, Status
 
 # What keeps two predictions apart besides what they are of.
@@ -19,8 +19,9 @@ _BREAST = (*_RUN, "patient_id", "exam_id", "laterality")
 _EXAM = (*_RUN, "patient_id", "exam_id")
 _PATIENT = (*_RUN, "patient_id")
 _FACTS = ("modality", "view", "laterality", "site", "vendor", "machine", "age", "race")
-_RAW = ("_raw_a", "_raw_b", "_raw_c", "_raw_d")
-_VALUES = (*_RAW, *PROBABILITIES)
+# The softmax of the logits, beside them while rows are joined.
+RAW = ("_raw_a", "_raw_b", "_raw_c", "_raw_d")
+_VALUES = (*RAW, *PROBABILITIES)
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
 
@@ -83,7 +84,7 @@ def average_slices(slices: pl.DataFrame) -> pl.DataFrame:
         ValueError: A row is of another level.
     """
     _require_level(slices, Level.SLICE)
-    return _finish(_combine(_prepared(slices), _IMAGE, ("slice_index",)), Level.IMAGE)
+    return _finish(_combine(with_raw_probabilities(slices), _IMAGE, ("slice_index",)), Level.IMAGE)
 
 
 def to_level(
@@ -123,7 +124,7 @@ def to_level(
     images = images.filter(pl.col("exam_id").is_not_null())
     if level == Level.BREAST.value:
         images = images.filter(pl.col("laterality").is_not_null())
-    joined = _combine(_prepared(images), _BREAST, ("view", "modality"))
+    joined = _combine(with_raw_probabilities(images), _BREAST, ("view", "modality"))
     if level != Level.BREAST.value:
         joined = _combine(joined, _EXAM, ("laterality",), joining.denser_weight)
     if level == Level.PATIENT.value:
@@ -144,16 +145,9 @@ def members_to_level(
     Returns:
         As `to_level`, sorted by member first.
     """
-    members = images.partition_by("arm", "fold", "seed", as_dict=True)
-    # Nulls first, as polars sorts them.
-    order = sorted(members, key=lambda member: [(value is not None, value) for value in member])
-    parts = [to_level(members[member], level, joinings.get(_member(member), PLAIN)) for member in order]
+    rows = images.partition_by("arm", "fold", "seed", as_dict=True)
+    parts = [to_level(rows[member], level, joinings.get(member, PLAIN)) for member in members_of(images)]
     return pl.concat(parts) if parts else to_level(images, level)
-
-
-def _member(values: tuple[Any, ...]) -> Member:
-    arm, fold, seed = values
-    return arm, fold, seed
 
 
 def _require_level(table: pl.DataFrame, level: Level) -> None:
@@ -166,12 +160,17 @@ def _matrix(table: pl.DataFrame, columns: tuple[str, ...]) -> NDArray[np.float64
     return table.select(pl.col(name).cast(pl.Float64).fill_null(float("nan")) for name in columns).to_numpy()
 
 
-def _prepared(table: pl.DataFrame) -> pl.DataFrame:
+def with_raw_probabilities(table: pl.DataFrame) -> pl.DataFrame:
+    """A table of schema `predictions` with the softmax of its logits in the columns `RAW`."""
     raw = softmax(_matrix(table, LOGITS)) if table.height else np.empty((0, 4))
     return table.with_columns(
-        *(pl.Series(name, raw[:, k], dtype=pl.Float64()).fill_nan(None) for k, name in enumerate(_RAW)),
-        pl.lit(False).alias("_conflict"),
+        pl.Series(name, raw[:, k], dtype=pl.Float64()).fill_nan(None) for k, name in enumerate(RAW)
     )
+
+
+def log_of(probability: pl.Expr) -> pl.Expr:
+    """The logarithm of a probability, a zero taken as the smallest normal number."""
+    return probability.clip(lower_bound=_SMALLEST).log()
 
 
 def _combine(
@@ -182,6 +181,8 @@ def _combine(
     Children may be averages themselves. The last average is drawn towards the child of highest expected category.
     """
     # Sorted first, ids last: sums run in one order whatever the order of the rows, so results are equal bit for bit.
+    if "_conflict" not in children.columns:
+        children = children.with_columns(pl.lit(False).alias("_conflict"))
     ids = [name for name in ("image_id", "slice_index") if name in children.columns]
     rows = children.sort(list(dict.fromkeys([*keys, *inner, *ids]))).with_columns(
         pl.struct(keys).rle_id().alias("_group")
@@ -206,32 +207,43 @@ def _weighted(children: pl.DataFrame, denser_weight: float) -> pl.DataFrame:
 
 
 def _facts(rows: pl.DataFrame, keys: tuple[str, ...]) -> pl.DataFrame:
+    """What a group is, its label, its status: one row a group, in the order of the groups."""
     ok = pl.col("status") == Status.OK.value
-    used = ok | ~ok.any()
-    label = pl.col("label").drop_nulls()
-    differ = label.n_unique() > 1
+    rows = rows.with_columns(ok.fill_null(False).alias("_ok")).with_columns(
+        pl.col("_ok").any().over("_group").alias("_any")
+    )
+    differ = (pl.col("label").min() != pl.col("label").max()).fill_null(False)
     # Breasts of an exam may differ in truth; images of one breast, and exams of one patient, were labelled in conflict.
     conflict = pl.col("_conflict").any() if keys == _EXAM else pl.col("_conflict").any() | differ
-    shared = [name for name in _FACTS if name not in keys]
-    return rows.group_by("_group", maintain_order=True).agg(
+    whole = rows.group_by("_group", maintain_order=True).agg(
         *(pl.col(name).first() for name in keys),
-        *(
-            pl.when(pl.col(name).filter(used).n_unique() == 1).then(pl.col(name).filter(used).first()).alias(name)
-            for name in shared
-        ),
         # The letters sort as the categories do, so the greatest is the denser breast's (density.denser).
-        pl.when(~conflict).then(label.max()).alias("label"),
+        pl.when(~conflict).then(pl.col("label").max()).alias("label"),
         conflict.alias("_conflict"),
-        pl.when(ok.any()).then(pl.lit(Status.OK.value)).otherwise(pl.lit(Status.REFUSED.value)).alias("status"),
-        pl.when(~ok.any()).then(pl.col("reason").drop_nulls().mode().sort().first()).alias("reason"),
+        pl.when(pl.col("_any").first())
+        .then(pl.lit(Status.OK.value))
+        .otherwise(pl.lit(Status.REFUSED.value))
+        .alias("status"),
     )
+    # Apart from the rest, and without a filter in each expression: four fifths of the time went into those.
+    used = rows.filter(pl.col("_ok") | ~pl.col("_any")).group_by("_group", maintain_order=True)
+    shared = used.agg(
+        pl.when(pl.col(name).n_unique() == 1).then(pl.col(name).first()).alias(name)
+        for name in _FACTS
+        if name not in keys
+    )
+    lost = rows.filter(~pl.col("_any")).group_by("_group", maintain_order=True)
+    reasons = lost.agg(pl.col("reason").drop_nulls().mode().sort().first())
+    for part in (shared, reasons):
+        whole = whole.join(part, on="_group", how="left", maintain_order="left")
+    return whole
 
 
 def _finish(rows: pl.DataFrame, level: Level, temperature: float = 1.0) -> pl.DataFrame:
     table = rows.with_columns(
         pl.lit(level.value).alias("level"),
-        *(pl.col(raw).clip(lower_bound=_SMALLEST).log().alias(logit) for raw, logit in zip(_RAW, LOGITS, strict=True)),
-    ).drop(*_RAW, "_conflict")
+        *(log_of(pl.col(raw)).alias(logit) for raw, logit in zip(RAW, LOGITS, strict=True)),
+    ).drop(*RAW, "_conflict")
     if temperature != 1.0 and table.height:
         sharpened = temper(_matrix(table, PROBABILITIES), temperature)
         table = table.with_columns(

@@ -22,7 +22,7 @@ WEIGHTS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 
 SMALLEST_FIT = 10
 # From the simplest on.
 _SIMPLE: tuple[tuple[float, Rule], ...] = ((0.0, "mean"), (1.0, "denser"))
-# A level's temperature corrects what joining did to calibrated probabilities: rarely by more than a factor of two.
+# A level's temperature corrects only what joining did to calibrated probabilities: a factor of two would be much.
 _SPREAD = float(np.log(2.0))
 
 
@@ -110,7 +110,7 @@ def _choose(validation: pl.DataFrame) -> Joining:
 def _by_patient(rows: _Labelled, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """`[patients]` mean log-likelihood of each patient's exams, at the temperature that is best for all of them."""
     values = log_probabilities(probabilities)
-    temperature = fit_temperature(values, rows.labels, rows.patients)
+    temperature = fit_temperature(values, rows.labels, rows.patients, spread=_SPREAD)
     each = true_log_likelihood(softmax(values / temperature), rows.labels) * patient_shares(rows.patients)
     _, place = np.unique(np.asarray(rows.patients, dtype=str), return_inverse=True)
-    return np.bincount(place, weights=each)
+    return np.asarray(np.bincount(place, weights=each), dtype=np.float64)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import polars as pl
+
 JOINED_LEVELS: tuple[str, ...] = ("breast", "exam", "patient")
 # Key of the manifest's `config` under which `predict` and `study` say how each member joined its images.
 JOININGS = "joinings"
@@ -81,6 +83,11 @@ class Joining:
 
 # Means and no temperature: models that were trained before the rule was chosen, and rows of no known model.
 PLAIN = Joining()
+
+
+def members_of(table: pl.DataFrame) -> list[Member]:
+    """The members that have rows in a table of schema `predictions`, nulls first."""
+    return sorted(table.select("arm", "fold", "seed").unique().rows(), key=_order)
 
 
 def joinings_record(joinings: Mapping[Member, Joining]) -> list[dict[str, Any]]:

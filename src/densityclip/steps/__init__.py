@@ -3,7 +3,15 @@
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
 from densityclip.steps.export import TARGETS, to_hub, to_onnx
 from densityclip.steps.maps import choose_images, explain, explain_source
-from densityclip.steps.models import PREDICTIONS, predict, predict_cohort, read_predictions, train, write_predictions
+from densityclip.steps.models import (
+    PREDICTIONS,
+    member_joining,
+    predict,
+    predict_cohort,
+    read_predictions,
+    train,
+    write_predictions,
+)
 from densityclip.steps.scores import METRICS, compare, evaluate
 from densityclip.steps.stand_in import make_stand_in
 
@@ -19,6 +27,7 @@ __all__ = [
     "explain_source",
     "index",
     "make_stand_in",
+    "member_joining",
     "predict",
     "predict_cohort",
     "prepare",

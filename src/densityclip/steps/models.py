@@ -16,6 +16,8 @@ from densityclip.artifacts import (
     write_table,
 )
 from densityclip.errors import UserError
+from densityclip.probability.calibrate import Calibration
+from densityclip.probability.joining import JOININGS, Joining, Member, joinings_record, members_of
 from densityclip.records import Status
 from densityclip.steps.archive import read_splits
 from densityclip.steps.maps import explain
@@ -97,8 +99,15 @@ def predict(
         images = pl.concat([images, _refused_images(excluded)])
     if splits is not None:
         images = with_parts(images, read_splits(splits), fold=bundle.provenance["training"]["config"]["fold"])
-    table = all_levels(images)
-    write_predictions(table, out, config={"model": bundle.model_hash}, inputs={"index": hash_table(found)})
+    joining = predictor.calibration.joining
+    table = all_levels(images, joining)
+    write_predictions(
+        table,
+        out,
+        config={"model": bundle.model_hash},
+        inputs={"index": hash_table(found)},
+        joinings=dict.fromkeys(members_of(table), joining),
+    )
     write_answers(table, bundle, out / "exams")
     answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
     usable = found.filter(pl.col("image_id").is_in(answered.implode()))
@@ -144,8 +153,19 @@ def predict_cohort(
 
     loaded = load_bundle(bundle)
     config = loaded.provenance["training"]["config"]
-    images = with_parts(_cached_images(cache, Predictor(loaded), progress), splits, fold=config["fold"])
-    return all_levels(images.with_columns(pl.lit(arm).alias("arm"), pl.lit(config["seed"], pl.Int64).alias("seed")))
+    predictor = Predictor(loaded)
+    images = with_parts(_cached_images(cache, predictor, progress), splits, fold=config["fold"])
+    images = images.with_columns(pl.lit(arm).alias("arm"), pl.lit(config["seed"], pl.Int64).alias("seed"))
+    return all_levels(images, predictor.calibration.joining)
+
+
+def member_joining(bundle: Path, arm: str) -> tuple[Member, Joining]:
+    """Who a bundle is among the rows of `predict_cohort`, and how it joins images: for `write_predictions`."""
+    from densityclip.model.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    config = loaded.provenance["training"]["config"]
+    return (arm, config["fold"], config["seed"]), Calibration.from_dict(loaded.calibration).joining
 
 
 def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
@@ -162,8 +182,26 @@ def _counted(items: Any, total: int, progress: Report) -> Any:
             progress(done, total)
 
 
-def write_predictions(table: pl.DataFrame, out: Path, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-    """Write `predictions.parquet`, the same as CSV, and their manifest."""
+def write_predictions(
+    table: pl.DataFrame,
+    out: Path,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    joinings: Mapping[Member, Joining] | None = None,
+) -> None:
+    """Write `predictions.parquet`, the same as CSV, and their manifest.
+
+    Args:
+        table: Schema `predictions`.
+        out: The folder.
+        config: What the manifest says of the settings.
+        inputs: Name of each input and its SHA-256.
+        joinings: How each member joined its images, so that `evaluate` can join some of them in the same way
+            (`read_joinings`).
+    """
+    if joinings:
+        config = {**config, JOININGS: joinings_record(joinings)}
     write_table(table, out / PREDICTIONS, "predictions")
     with atomic_path(out / "predictions.csv") as temporary:
         conform(table, "predictions").write_csv(temporary)
