@@ -6,7 +6,6 @@ from typing import Any
 
 import polars as pl
 
-from densityclip.errors import UserError
 from densityclip.evaluation.bootstrap import COVERAGE
 from densityclip.evaluation.cells import Resampling, score_place
 from densityclip.evaluation.coverage import conformal_entries
@@ -35,6 +34,7 @@ class _Request:
     groups: Sequence[str]
     smallest_group: int
     primary: Mapping[str, Any] | None
+    pairs: Sequence[tuple[str, str]] | None
 
     @property
     def detailed_levels(self) -> tuple[str, ...]:
@@ -42,10 +42,10 @@ class _Request:
         asked = self.primary["level"] if self.primary else None
         return tuple(level for level in LEVELS if level in _IN_GROUPS or level == asked)
 
-    def pairs(self, arms: Sequence[str]) -> list[tuple[str, str]] | None:
-        """Differences to make: all, or where there is a primary question those with one of its arms."""
-        if self.primary is None:
-            return None
+    def pairs_of(self, arms: Sequence[str]) -> Sequence[tuple[str, str]] | None:
+        """Differences to make: those asked for, else those with an arm of the primary question, else (None) all."""
+        if self.pairs is not None or self.primary is None:
+            return self.pairs
         first, second = self.primary["contrast"]
         others = [arm for arm in arms if arm not in (first, second)]
         return [(first, second), *((arm, other) for arm in (first, second) for other in others)]
@@ -73,6 +73,7 @@ def evaluate(
     groups: Sequence[str] = GROUPS,
     smallest_group: int = SMALLEST_GROUP,
     primary: Mapping[str, Any] | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score every arm wherever it was tested, and every pair of arms that met.
@@ -92,6 +93,7 @@ def evaluate(
         smallest_group: Groups of fewer patients show no figures.
         primary: The one question: `metric level modality cohort contrast`, optionally `part`, `kind` (`superiority` or
             `non-inferiority`) and `margin`. With it, differences are made only of pairs with an arm of the contrast.
+        pairs: Differences to make, each first minus second; where absent, as `primary` says, or all.
         progress: Told `(done, total)` places.
 
     Returns:
@@ -104,7 +106,7 @@ def evaluate(
         ValueError: A group of another name.
     """
     check_groups(groups)
-    asked = _Request(joinings or {}, Resampling(resamples, seed), groups, smallest_group, primary)
+    asked = _Request(joinings or {}, Resampling(resamples, seed), groups, smallest_group, primary, pairs)
     rows = scorable(predictions)
     order = list(places(rows.images))
     found, done = _Found(), 0
@@ -125,13 +127,10 @@ def evaluate(
             if progress is not None:
                 progress(done, len(order))
     endpoint, family = endpoint_and_family(asked.primary, found.comparisons)
-    cells = [cell for place in order for cell in found.cells.get(place, [])]
-    if not cells:
-        raise UserError("no row can be scored", "see that images have labels and patients")
     return {
         "schema_version": SCHEMA_VERSION,
         "bootstrap": {"over": "patients", "resamples": resamples, "seed": seed, "coverage": COVERAGE},
-        "cells": cells,
+        "cells": [cell for place in order for cell in found.cells.get(place, [])],
         "differences": [entry for place in order for entry in found.differences.get(place, [])],
         "smallest_group": smallest_group,
         "groups": found.groups,
@@ -157,7 +156,7 @@ def _score(place: Place, joined: Joined, asked: _Request, found: _Found) -> None
     if not place.whole:
         here = here.of(site=place.site)
     arms = here.arms()
-    cells, differences, scored = score_place(place, arms, asked.resampling, asked.pairs(list(arms)))
+    cells, differences, scored = score_place(place, arms, asked.resampling, asked.pairs_of(list(arms)))
     found.cells[place], found.differences[place] = cells, differences
     if asked.primary and place.whole and place.level == asked.primary["level"]:
         comparison = Comparison.of(place, scored, asked.primary, differences)
