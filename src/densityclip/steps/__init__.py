@@ -13,7 +13,7 @@ from densityclip.steps.models import (
     train,
     write_predictions,
 )
-from densityclip.steps.scores import METRICS, compare, evaluate
+from densityclip.steps.scores import METRICS, compare, evaluate, joinings_beside
 from densityclip.steps.stand_in import make_stand_in
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "explain_source",
     "index",
     "is_first_process",
+    "joinings_beside",
     "make_stand_in",
     "member_joining",
     "predict",
