@@ -3,7 +3,16 @@
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
 from densityclip.steps.export import TARGETS, to_hub, to_onnx
 from densityclip.steps.maps import choose_images, explain, explain_source
-from densityclip.steps.models import PREDICTIONS, predict, predict_cohort, read_predictions, train, write_predictions
+from densityclip.steps.models import (
+    PREDICTIONS,
+    fit_baseline,
+    predict,
+    predict_cohort,
+    predict_with_baseline,
+    read_predictions,
+    train,
+    write_predictions,
+)
 from densityclip.steps.scores import METRICS, compare, evaluate
 from densityclip.steps.stand_in import make_stand_in
 
@@ -17,10 +26,12 @@ __all__ = [
     "evaluate",
     "explain",
     "explain_source",
+    "fit_baseline",
     "index",
     "make_stand_in",
     "predict",
     "predict_cohort",
+    "predict_with_baseline",
     "prepare",
     "read_predictions",
     "read_recipe",

@@ -139,13 +139,62 @@ def predict_cohort(
     Returns:
         Schema `predictions`: images, breasts and exams.
     """
-    from densityclip.inference.predictor import Predictor, all_levels
+    from densityclip.inference.predictor import Predictor
     from densityclip.model.bundle import load_bundle
 
     loaded = load_bundle(bundle)
     config = loaded.provenance["training"]["config"]
-    images = with_parts(_cached_images(cache, Predictor(loaded), progress), splits, fold=config["fold"])
-    return all_levels(images.with_columns(pl.lit(arm).alias("arm"), pl.lit(config["seed"], pl.Int64).alias("seed")))
+    images = _cached_images(cache, Predictor(loaded), progress)
+    return _named_levels(images, splits, arm=arm, fold=config["fold"], seed=config["seed"])
+
+
+def fit_baseline(
+    name: str,
+    caches: Sequence[Path],
+    splits: Path,
+    foundation: Path,
+    out: Path,
+    config: "TrainConfig",
+    *,
+    cnn: str,
+    cnn_weights: Path | None,
+    data: dict[str, Any],
+    progress: Report = None,
+) -> Path:
+    """Fit a baseline on the same caches and splits as `train`; returns its folder."""
+    from densityclip.datasets.licence import restricted_by
+    from densityclip.imaging.cache import Cache
+    from densityclip.training.baselines import Network
+    from densityclip.training.baselines import fit_baseline as fit
+
+    restricted = restricted_by(caches)
+    if restricted:
+        data = data | {"redistribute": False, "restricted_by": restricted}
+    opened, network = [Cache.open(path) for path in caches], Network(cnn, cnn_weights)
+    parts = read_splits(splits)
+    return fit(name, opened, parts, foundation, out, config, network=network, data=data, progress=progress)
+
+
+def predict_with_baseline(
+    cache: Path, folder: Path, foundation: Path, splits: pl.DataFrame, *, arm: str, progress: Report = None
+) -> pl.DataFrame:
+    """Predict the cache of a study's cohort with a baseline, as `predict_cohort` does with an arm."""
+    from densityclip.imaging.cache import Cache
+    from densityclip.training.baselines import load_baseline, predict_baseline
+
+    loaded = load_baseline(folder, foundation)
+    images = predict_baseline(loaded, Cache.open(cache), progress)
+    refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
+    images = pl.concat([images, refused]).sort("image_id")
+    return _named_levels(images, splits, arm=arm, fold=loaded.config.fold, seed=loaded.config.seed)
+
+
+def _named_levels(images: pl.DataFrame, splits: pl.DataFrame, *, arm: str, fold: int, seed: int) -> pl.DataFrame:
+    """Images of a member of an arm, with their parts, and the breasts and exams that they make up."""
+    from densityclip.inference.predictor import all_levels
+
+    images = with_parts(images, splits, fold=fold)
+    return all_levels(images.with_columns(pl.lit(arm).alias("arm"), pl.lit(seed, pl.Int64).alias("seed")))
 
 
 def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:

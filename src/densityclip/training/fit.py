@@ -31,6 +31,7 @@ from densityclip.training.config import TrainConfig
 from densityclip.training.engine import best_round, run
 
 if TYPE_CHECKING:
+    from densityclip.imaging.recipe import Recipe
     from densityclip.model.biomedclip import Foundation
     from densityclip.model.classifier import DensityClassifier
     from densityclip.training.batches import ImageStore
@@ -70,12 +71,7 @@ def fit(
         UserError: Caches of different recipes, a part without images of a trained modality or with a single category,
             a folder with another training in it.
     """
-    recipe = caches[0].recipe
-    if any(cache.recipe != recipe for cache in caches):
-        hashes = ", ".join(sorted({cache.recipe.recipe_hash for cache in caches}))
-        raise UserError(
-            f"the caches were prepared with different recipes ({hashes})", "prepare them with the same --set"
-        )
+    recipe = recipe_of(caches)
     prompts = read_prompts(config.prompts)
     request = {
         "densityclip": __version__,
@@ -84,14 +80,14 @@ def fit(
         "recipe_hash": recipe.recipe_hash,
         "caches": [hash_file(cache.path / "rows.parquet") for cache in caches],
         "splits": hash_table(splits),
-        "foundation": _foundation_hash(foundation_folder),
+        "foundation": foundation_hash(foundation_folder),
         "data": data,
     }
     bundle = out / BUNDLE
     if _begun_with(out, request) and (bundle / "provenance.json").is_file():
         return bundle
     came_from = origin(foundation_folder)
-    train, validation, calibration = _stores(caches, splits, config)
+    train, validation, calibration = stores_of(caches, splits, config)
     task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))
     if _is_first_process():
         write_json(out / REQUEST, request)
@@ -99,8 +95,8 @@ def fit(
         task.eval().validate_now()
     elif not run(task, out, config, progress):
         return bundle  # another process of this training writes it
-    _write_history(out, task.history)
-    start = _at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
+    write_history(out, task.history)
+    start = at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
     task.finish(start)
     trained = replace(foundation, clip=task.clip)
     described = {"training": request, "foundation": came_from}
@@ -109,8 +105,23 @@ def fit(
     return bundle
 
 
-def _foundation_hash(folder: Path) -> str:
-    """Over everything that makes the model: weights, configs, tokenizer."""
+def recipe_of(caches: Sequence[Cache]) -> "Recipe":
+    """The recipe that all caches were prepared with.
+
+    Raises:
+        UserError: They have several.
+    """
+    recipe = caches[0].recipe
+    if any(cache.recipe != recipe for cache in caches):
+        hashes = ", ".join(sorted({cache.recipe.recipe_hash for cache in caches}))
+        raise UserError(
+            f"the caches were prepared with different recipes ({hashes})", "prepare them with the same --set"
+        )
+    return recipe
+
+
+def foundation_hash(folder: Path) -> str:
+    """A hash over everything that makes the model: weights, configs, tokenizer."""
     return hash_json({name: hash_file(folder / name) for name in model_files(folder)})
 
 
@@ -140,9 +151,14 @@ def _begun_with(out: Path, request: dict[str, Any]) -> bool:
     return True
 
 
-def _stores(
+def stores_of(
     caches: Sequence[Cache], splits: pl.DataFrame, config: TrainConfig
 ) -> tuple["ImageStore", "ImageStore", "ImageStore"]:
+    """The images that a training learns from, is selected by and is calibrated on; no others are ever read.
+
+    Raises:
+        UserError: The caches and splits do not belong together, or a part is too poor to learn from.
+    """
     from densityclip.training.batches import ImageStore
 
     _check_known(caches, splits)
@@ -219,16 +235,17 @@ def _task(
         augment=config.augment,
         sampler=config.sampler,
     )
-    foundation = _at_size(load_foundation(folder), size)
+    foundation = at_size(load_foundation(folder), size)
     return ContrastiveTask(foundation, config, prompts, batches, validation), foundation
 
 
-def _at_size(foundation: "Foundation", size: tuple[int, int]) -> "Foundation":
+def at_size(foundation: "Foundation", size: tuple[int, int]) -> "Foundation":
     """The model at the size of the prepared images."""
     return foundation if image_size(foundation.clip.visual) == size else resized(foundation, *size)
 
 
-def _write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
+def write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
+    """Write `training.csv`."""
     from densityclip.training.task import HISTORY_SCHEMA
 
     with atomic_path(out / HISTORY) as temporary:
@@ -288,10 +305,12 @@ def _calibrate(task: "ContrastiveTask", classifier: "DensityClassifier", store: 
     """Put the training's frequencies back and fit the temperature on the calibration part."""
     import torch
 
-    from densityclip.training.scoring import mean_probabilities
+    from densityclip.training.scoring import mean_probabilities, scorer_of
 
     gpu = task.config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    probabilities = mean_probabilities(classifier.to("cuda" if gpu else "cpu"), store, task.config.modalities)
+    probabilities = mean_probabilities(
+        scorer_of(classifier.to("cuda" if gpu else "cpu")), store, task.config.modalities
+    )
     classifier.to("cpu")
     shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
     logits = np.log(np.maximum(probabilities, 1e-300))
