@@ -269,22 +269,28 @@ def predict(
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="predictions.parquet or its folder.")],
     out: Out,
-    against: Annotated[Path | None, typer.Option(help="Other predictions of the same images.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Other predictions of the same images, to subtract.")] = None,
     resamples: Annotated[int, typer.Option(min=100)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Score predictions with labels: metrics.json and report.html, each figure with a 95% interval.
 
     Example: densityclip evaluate answers --out evaluation
+
+    Example: densityclip evaluate answers --against other-answers --out comparison
     """
     from densityclip import steps, terminal
     from densityclip.report.evaluation_report import write_evaluation_report
 
-    table = steps.read_predictions(predictions)
+    table, joinings, pairs = steps.read_predictions(predictions), steps.joinings_beside(predictions), None
     if against is not None:
-        table = steps.compare(table, steps.read_predictions(against))
+        both = joinings, steps.joinings_beside(against)
+        table, joinings, pair = steps.compare(table, steps.read_predictions(against), both)
+        pairs = [pair]
     with terminal.progress("evaluate") as report:
-        metrics = steps.evaluate(table, out, resamples=resamples, seed=seed, progress=report)
+        metrics = steps.evaluate(
+            table, out, joinings=joinings, resamples=resamples, seed=seed, pairs=pairs, progress=report
+        )
     page = write_evaluation_report(out / "report.html", metrics)
     _show_metrics(metrics)
     terminal.say(f"The report is {page}.")

@@ -72,7 +72,7 @@ def test_a_bad_file_among_good_ones_is_a_refused_row_and_the_rest_is_answered(pr
     table = image_table(predictor.predict_files(mixed), predictor.calibration)
     assert table["status"].to_list() == ["ok", "ok", "ok", "refused"]
     assert table.filter(pl.col("status") == "refused")["reason"].to_list() == ["truncated"]
-    levels = all_levels(table)
+    levels = all_levels(table, predictor.calibration.joining)
     assert set(levels["level"]) == {"image", "breast", "exam"}
     assert (levels.filter(pl.col("level") == "exam")["status"] == "ok").all()
 

@@ -9,6 +9,7 @@ from densityclip import __version__
 from densityclip.artifacts import PROBABILITIES, SCHEMA_VERSION, file_stem, write_json
 from densityclip.density import CATEGORIES, WORDING, is_dense
 from densityclip.model.bundle import Bundle
+from densityclip.probability.calibrate import Calibration
 
 NOTICE = "Research use only: not a medical device, no diagnosis, no statement of risk."
 
@@ -33,6 +34,7 @@ def exam_answer(rows: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
         "trained_on_generated_exams_only": bundle.generated_only,
         "generated_share_of_training": bundle.generated_share,
         "calibrated": bool(bundle.calibration["calibrated"]),
+        "joining": Calibration.from_dict(bundle.calibration).joining.to_dict(),
         "model": {"weights_sha256": bundle.model_hash, "densityclip": __version__},
         "exam_id": rows["exam_id"][0],
         "exam": parts["exam"][0] if parts["exam"] else None,

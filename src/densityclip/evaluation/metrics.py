@@ -4,17 +4,20 @@ A bootstrap resample is a weighting, and so is "every row once": point estimates
 same code. What cannot be estimated, such as the AUC of a category that no row has, is NaN, never 0.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from densityclip.density import CATEGORIES, DENSE
 from densityclip.errors import UserError
+from densityclip.evaluation.calibration_error import ECE_BINS, calibration_gaps, reliability_bins
+from densityclip.evaluation.ranking import Floats, Ints, Ranking, count_rows, ratio
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+_LETTERS = tuple(letter.lower() for letter in CATEGORIES)
 
 # Name in metrics.json: what people read.
 METRICS: dict[str, str] = {
@@ -25,63 +28,26 @@ METRICS: dict[str, str] = {
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
     "dense_auc": "Dense / not dense AUC",
-    "auc_a": "AUC, category A",
-    "auc_b": "AUC, category B",
-    "auc_c": "AUC, category C",
-    "auc_d": "AUC, category D",
+    "dense_auprc": "Dense / not dense average precision",
+    "dense_sensitivity": "Sensitivity for dense",
+    "dense_specificity": "Specificity for dense",
+    **{f"auc_{letter}": f"AUC, category {letter.upper()}" for letter in _LETTERS},
+    "macro_auprc": "Macro average precision",
+    **{f"auprc_{letter}": f"Average precision, category {letter.upper()}" for letter in _LETTERS},
+    **{f"precision_{letter}": f"Precision, category {letter.upper()}" for letter in _LETTERS},
+    **{f"recall_{letter}": f"Recall, category {letter.upper()}" for letter in _LETTERS},
     "mean_absolute_error": "Mean error in categories",
     "two_or_more_off": "Errors of two or more categories",
+    "ece": "Expected calibration error",
+    "brier": "Brier score",
 }
-LOWER_IS_BETTER: frozenset[str] = frozenset({"mean_absolute_error", "two_or_more_off"})
+LOWER_IS_BETTER: frozenset[str] = frozenset({"mean_absolute_error", "two_or_more_off", "ece", "brier"})
 
 _SIZE = len(CATEGORIES)
+_CELLS = _SIZE * _SIZE
 _DENSE_FROM = CATEGORIES.index(DENSE[0])
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """Scores of positives ranked among those of negatives: sorted once, weighted many times.
-
-    Attributes:
-        negatives: Rows that are negative, by rising score.
-        positives: Rows that are positive.
-        below: For each positive, how many negatives score less.
-        up_to: For each positive, how many negatives score no more.
-    """
-
-    negatives: Ints
-    positives: Ints
-    below: Ints
-    up_to: Ints
-
-    @classmethod
-    def of(cls, scores: ArrayLike, positive: ArrayLike) -> "Ranking":
-        """Rank `[n]` scores by a `[n]` truth."""
-        values, truth = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-        negatives, positives = np.flatnonzero(~truth), np.flatnonzero(truth)
-        negatives = negatives[np.argsort(values[negatives], kind="stable")]
-        ladder = values[negatives]
-        return cls(
-            negatives,
-            positives,
-            np.searchsorted(ladder, values[positives], side="left"),
-            np.searchsorted(ladder, values[positives], side="right"),
-        )
-
-    def auc(self, weights: Floats) -> Floats:
-        """Area under the ROC curve for each weighting; tied scores count one half (Mann and Whitney).
-
-        Args:
-            weights: `[n, weightings]`, not negative.
-
-        Returns:
-            `[weightings]` in `[0, 1]`; NaN where positives or negatives have no weight.
-        """
-        rung = np.zeros((len(self.negatives) + 1, weights.shape[1]))
-        np.cumsum(weights[self.negatives], axis=0, out=rung[1:])
-        positive = weights[self.positives]
-        wins = np.einsum("ij,ij->j", positive, rung[self.below]) + np.einsum("ij,ij->j", positive, rung[self.up_to])
-        return _ratio(0.5 * wins, positive.sum(axis=0) * rung[-1])
+# The areas by what they rank; the macro means need those of every category.
+_AREAS = {name: (f"auc_{name}", f"auprc_{name}") for name in _LETTERS} | {"dense": ("dense_auc", "dense_auprc")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,18 +81,24 @@ class Sample:
         return self.probabilities.argmax(axis=1)
 
     @cached_property
+    def confidence(self) -> Floats:
+        """`[n]` probability of the predicted category."""
+        return self.probabilities.max(axis=1) if len(self.labels) else np.empty(0)
+
+    @cached_property
+    def prob_dense(self) -> Floats:
+        """`[n]` probability of dense tissue (C or D)."""
+        return np.asarray(self.probabilities[:, _DENSE_FROM:].sum(axis=1))
+
+    @cached_property
+    def dense(self) -> NDArray[np.bool_]:
+        """`[n]`, whether the label is dense (C or D)."""
+        return np.asarray(self.labels >= _DENSE_FROM)
+
+    @cached_property
     def present(self) -> NDArray[np.bool_]:
         """`[4]`, the categories that some label has."""
         return np.bincount(self.labels, minlength=_SIZE) > 0
-
-    @cached_property
-    def rankings(self) -> dict[str, Ranking]:
-        """One ranking per AUC: each category against the rest, and dense against not dense."""
-        each = {
-            f"auc_{letter.lower()}": (self.probabilities[:, k], self.labels == k) for k, letter in enumerate("ABCD")
-        }
-        each["dense_auc"] = (self.probabilities[:, _DENSE_FROM:].sum(axis=1), self.labels >= _DENSE_FROM)
-        return {name: Ranking.of(scores, truth) for name, (scores, truth) in each.items()}
 
     def confusion(self, weights: Floats | None = None) -> Floats:
         """Confusion matrices, label by prediction.
@@ -137,30 +109,127 @@ class Sample:
         Returns:
             `[weightings, 4, 4]`.
         """
-        weights = np.ones((len(self.labels), 1)) if weights is None else weights
-        cells = np.zeros((_SIZE * _SIZE, len(self.labels)))
-        cells[self.labels * _SIZE + self.predicted, np.arange(len(self.labels))] = 1.0
-        return np.asarray((cells @ weights).T.reshape(-1, _SIZE, _SIZE))
+        return Scoring.of(self, ("accuracy",)).confusions(self._weights(weights))
 
-    def score(self, weights: Floats | None = None) -> dict[str, Floats]:
-        """Every metric of `METRICS` for each weighting.
-
-        Means over categories (macro AUC, balanced accuracy, macro F1) run over the categories that the labels of the
-        whole sample have; a weighting in which one of them vanishes gives NaN, because a mean over fewer categories
-        would estimate something else.
+    def score(self, weights: Floats | None = None, names: Iterable[str] | None = None) -> dict[str, Floats]:
+        """Metrics for each weighting; see `Scoring`.
 
         Args:
-            weights: `[n, weightings]`; every row once where absent.
+            weights: `[n, weightings]`, not negative; every row once where absent.
+            names: Of `METRICS`; all where absent. Only these are computed.
 
         Returns:
             Name to `[weightings]`.
         """
-        weights = np.ones((len(self.labels), 1)) if weights is None else weights
-        scores = confusion_metrics(self.confusion(weights), self.present)
-        scores |= {name: ranking.auc(weights) for name, ranking in self.rankings.items()}
-        per_category = np.stack([scores[f"auc_{letter.lower()}"] for letter in CATEGORIES], axis=1)
-        scores["macro_auc"] = _mean_of_present(per_category, self.present)
-        return {name: scores[name] for name in METRICS}
+        return Scoring.of(self, names).score(self._weights(weights))
+
+    def _weights(self, weights: Floats | None) -> Floats:
+        return np.ones((len(self.labels), 1)) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What the named metrics of a sample need, made once for any number of weightings.
+
+    A *unit* is what gets a weight: a row, or all rows of a patient, whose sums are then taken once and for all.
+
+    Means over categories (macro AUC, balanced accuracy, macro F1) run over the categories that the labels of the
+    whole sample have; a weighting in which one of them vanishes gives NaN, because a mean over fewer categories
+    would estimate something else.
+
+    Attributes:
+        names: The metrics, in the order of `METRICS`.
+        present: `[4]`, the categories over which means run.
+        sums: Sparse `[16 + ECE bins + 1, units]`: confusion cells, hits minus confidence by bin, squared error.
+        rankings: One for each area that is needed: a letter, or `dense`.
+    """
+
+    names: tuple[str, ...]
+    present: NDArray[np.bool_]
+    sums: Any
+    rankings: dict[str, Ranking]
+
+    @classmethod
+    def of(
+        cls,
+        sample: Sample,
+        names: Iterable[str] | None = None,
+        units: Ints | None = None,
+        n_units: int | None = None,
+    ) -> "Scoring":
+        """Prepare.
+
+        Args:
+            sample: The rows.
+            names: Of `METRICS`; all where absent.
+            units: `[n]`, the unit of each row, counted from 0; each row its own where absent.
+            n_units: How many units there are; as many as rows where absent.
+
+        Raises:
+            ValueError: A name is not in `METRICS`.
+        """
+        wanted = set(METRICS) if names is None else set(names)
+        if wanted - set(METRICS):
+            raise ValueError(f"unknown metrics: {', '.join(sorted(wanted - set(METRICS)))}")
+        unit = np.arange(len(sample.labels)) if units is None else units
+        size = len(unit) if n_units is None else n_units
+        truths = {name: (sample.probabilities[:, k], sample.labels == k) for k, name in enumerate(_LETTERS)}
+        truths["dense"] = (sample.prob_dense, sample.dense)
+        return cls(
+            tuple(name for name in METRICS if name in wanted),
+            sample.present,
+            _sums(sample, unit, size),
+            {name: Ranking.of(*truths[name], unit, size) for name, areas in _needed_areas(wanted).items() if areas},
+        )
+
+    def confusions(self, weights: Floats) -> Floats:
+        """Confusion matrices `[weightings, 4, 4]`, label by prediction, from `[units, weightings]`."""
+        return np.asarray((self.sums[:_CELLS] @ weights).T.reshape(-1, _SIZE, _SIZE))
+
+    def score(self, weights: Floats) -> dict[str, Floats]:
+        """The metrics for each weighting.
+
+        Args:
+            weights: `[units, weightings]`, not negative, C-contiguous for speed.
+
+        Returns:
+            Name to `[weightings]`; NaN where not estimable.
+        """
+        sums = self.sums @ weights
+        confusions = sums[:_CELLS].T.reshape(-1, _SIZE, _SIZE)
+        scores = confusion_metrics(confusions, self.present)
+        total = confusions.sum(axis=(1, 2))
+        scores["ece"] = ratio(np.abs(sums[_CELLS:-1]).sum(axis=0), total)
+        scores["brier"] = ratio(sums[-1], total)
+        needed = _needed_areas(self.names)
+        for name, ranking in self.rankings.items():
+            both = ranking.areas(weights, precision=_AREAS[name][1] in needed[name])
+            scores |= dict(zip(_AREAS[name], both, strict=True))
+        for mean, position in (("macro_auc", 0), ("macro_auprc", 1)):
+            if mean in self.names:
+                each = np.stack([scores[_AREAS[letter][position]] for letter in _LETTERS], axis=1)
+                scores[mean] = _mean_of_present(each, self.present)
+        return {name: scores[name] for name in self.names}
+
+
+def _needed_areas(names: Iterable[str]) -> dict[str, set[str]]:
+    """By what is ranked, the areas that the named metrics need."""
+    wanted = set(names)
+    wanted |= {f"auc_{letter}" for letter in _LETTERS if "macro_auc" in wanted}
+    wanted |= {f"auprc_{letter}" for letter in _LETTERS if "macro_auprc" in wanted}
+    return {name: wanted & set(areas) for name, areas in _AREAS.items()}
+
+
+def _sums(sample: Sample, unit: Ints, size: int) -> Any:
+    """Everything that is a plain sum over rows, by unit; zero places are not stored."""
+    bins, gaps = calibration_gaps(sample.confidence, sample.predicted == sample.labels)
+    truth = np.eye(_SIZE)[sample.labels]
+    squared = ((sample.probabilities - truth) ** 2).sum(axis=1)
+    rows = np.concatenate(
+        [sample.labels * _SIZE + sample.predicted, _CELLS + bins, np.full(len(unit), _CELLS + ECE_BINS)]
+    )
+    values = np.concatenate([np.ones(len(unit)), gaps, squared])
+    return count_rows(rows, np.tile(unit, 3), (_CELLS + ECE_BINS + 1, size), values)
 
 
 def confusion_metrics(confusions: Floats, present: NDArray[np.bool_]) -> dict[str, Floats]:
@@ -179,26 +248,33 @@ def confusion_metrics(confusions: Floats, present: NDArray[np.bool_]) -> dict[st
     hits = np.diagonal(confusions, axis1=1, axis2=2)
     labelled, predicted = confusions.sum(axis=2), confusions.sum(axis=1)
     steps = np.abs(np.subtract.outer(np.arange(_SIZE), np.arange(_SIZE))).astype(np.float64)
-    f1 = np.where(labelled > 0, _ratio(2 * hits, labelled + predicted), np.nan)
+    f1 = np.where(labelled > 0, ratio(2 * hits, labelled + predicted), np.nan)
+    precision, recall = ratio(hits, predicted), ratio(hits, labelled)
+    dense, rest = slice(_DENSE_FROM, None), slice(None, _DENSE_FROM)
     return {
-        "accuracy": _ratio(hits.sum(axis=1), total),
-        "balanced_accuracy": _mean_of_present(_ratio(hits, labelled), present),
+        "accuracy": ratio(hits.sum(axis=1), total),
+        "balanced_accuracy": _mean_of_present(recall, present),
         "macro_f1": _mean_of_present(f1, present),
         "linear_kappa": _kappa(confusions, steps),
         "quadratic_kappa": _kappa(confusions, steps**2),
-        "mean_absolute_error": _ratio((confusions * steps).sum(axis=(1, 2)), total),
-        "two_or_more_off": _ratio((confusions * (steps >= 2)).sum(axis=(1, 2)), total),
+        "dense_sensitivity": ratio(confusions[:, dense, dense].sum(axis=(1, 2)), labelled[:, dense].sum(axis=1)),
+        "dense_specificity": ratio(confusions[:, rest, rest].sum(axis=(1, 2)), labelled[:, rest].sum(axis=1)),
+        **{f"precision_{letter}": precision[:, k] for k, letter in enumerate(_LETTERS)},
+        **{f"recall_{letter}": recall[:, k] for k, letter in enumerate(_LETTERS)},
+        "mean_absolute_error": ratio((confusions * steps).sum(axis=(1, 2)), total),
+        "two_or_more_off": ratio((confusions * (steps >= 2)).sum(axis=(1, 2)), total),
     }
 
 
-def point_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
-    """Every metric of `METRICS`, every row counted once.
+def point_metrics(labels: ArrayLike, probabilities: ArrayLike, names: Iterable[str] | None = None) -> dict[str, float]:
+    """Metrics with every row counted once.
 
     Args:
         labels: `[n]`, 0 to 3.
         probabilities: `[n, 4]`.
+        names: Of `METRICS`; all where absent.
     """
-    return {name: float(value[0]) for name, value in Sample.of(labels, probabilities).score().items()}
+    return {name: float(value[0]) for name, value in Sample.of(labels, probabilities).score(names=names).items()}
 
 
 def macro_auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -208,7 +284,26 @@ def macro_auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
         labels: `[n]`, 0 to 3.
         probabilities: `[n, 4]`.
     """
-    return point_metrics(labels, probabilities)["macro_auc"]
+    return point_metrics(labels, probabilities, ("macro_auc",))["macro_auc"]
+
+
+def reliability(sample: Sample, bins: int = 10) -> dict[str, list[dict[str, Any]]]:
+    """Reliability curves: what was said against what then was so.
+
+    No intervals: rows of one patient are alike, and an interval over rows would be too narrow.
+
+    Args:
+        sample: The rows.
+        bins: Of equal width over 0 to 1.
+
+    Returns:
+        `chosen` (the chosen category's probability against its being the label) and `dense` (the probability of C or
+        D against a dense label), each as `reliability_bins` gives it.
+    """
+    return {
+        "chosen": reliability_bins(sample.confidence, sample.predicted == sample.labels, bins),
+        "dense": reliability_bins(sample.prob_dense, sample.dense, bins),
+    }
 
 
 def roc_points(labels: ArrayLike, probabilities: ArrayLike, most: int = 200) -> dict[str, dict[str, list[float]]]:
@@ -247,10 +342,6 @@ def _corners(fpr: Floats, tpr: Floats) -> Ints:
     return np.flatnonzero(np.concatenate([[True], ~straight, [True]]))
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
-
-
 def _mean_of_present(values: Floats, present: NDArray[np.bool_]) -> Floats:
     if not present.any():
         return np.full(len(values), np.nan)
@@ -260,5 +351,5 @@ def _mean_of_present(values: Floats, present: NDArray[np.bool_]) -> Floats:
 def _kappa(confusions: Floats, penalty: Floats) -> Floats:
     expected = np.einsum("mi,mj->mij", confusions.sum(axis=2), confusions.sum(axis=1))
     total = confusions.sum(axis=(1, 2))
-    disagreement = _ratio((expected * penalty).sum(axis=(1, 2)), total)
-    return 1.0 - _ratio((confusions * penalty).sum(axis=(1, 2)), disagreement)
+    disagreement = ratio((expected * penalty).sum(axis=(1, 2)), total)
+    return 1.0 - ratio((confusions * penalty).sum(axis=(1, 2)), disagreement)

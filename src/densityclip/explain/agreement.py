@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from densityclip.evaluation.metrics import Ranking
+from densityclip.evaluation.ranking import Ranking
 
 
 def energy_inside(heat: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:

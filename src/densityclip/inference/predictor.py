@@ -16,6 +16,7 @@ from densityclip.imaging.prepare import Prepared, prepare_file
 from densityclip.model.bundle import Bundle
 from densityclip.probability.aggregate import average_slices, fill_derived, softmax, to_level
 from densityclip.probability.calibrate import Calibration
+from densityclip.probability.joining import Joining
 from densityclip.reasons import Refused
 from densityclip.records import Level, Status
 
@@ -50,7 +51,7 @@ class Predictor:
 
     Attributes:
         bundle: The bundle on disk.
-        calibration: What turns its logits into probabilities.
+        calibration: What turns its logits into probabilities, and joins these.
         classifier: Its image tower and class embeddings, on `device`.
         device: `cuda` where there is one, else `cpu`.
     """
@@ -206,13 +207,16 @@ def refused_row(known: dict[str, Any], reason: str) -> dict[str, Any]:
     }
 
 
-def all_levels(images: pl.DataFrame) -> pl.DataFrame:
+def all_levels(images: pl.DataFrame, joining: Joining) -> pl.DataFrame:
     """Image rows followed by the breasts and exams that they make up.
 
     Plain image files state no exam, so they stay images.
+
+    Args:
+        images: Schema `predictions`, level `image`, of one model.
+        joining: Of the same model: `Predictor.calibration.joining`.
+
+    Returns:
+        Schema `predictions`.
     """
-    whole = images.filter(pl.col("exam_id").is_not_null())
-    parts = [fill_derived(images)]
-    if len(whole):
-        parts += [to_level(whole.filter(pl.col("laterality").is_not_null()), "breast"), to_level(whole, "exam")]
-    return pl.concat(parts)
+    return pl.concat([fill_derived(images), to_level(images, "breast", joining), to_level(images, "exam", joining)])

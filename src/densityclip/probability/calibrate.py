@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from densityclip.density import CATEGORIES
 from densityclip.probability.aggregate import softmax
+from densityclip.probability.joining import PLAIN, Joining
 
 # Beyond these a fit says that the logits are useless or the calibration part too small, not how to use them.
 _TEMPERATURES = (0.05, 20.0)
@@ -17,7 +18,9 @@ _TEMPERATURES = (0.05, 20.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What turns an image's logits into its probabilities: `softmax(logits / temperature + prior_shift)`.
+    """What turns an image's logits into its probabilities, and these into those of breasts, exams and patients.
+
+    An image's probabilities are `softmax(logits / temperature + prior_shift)`.
 
     In the contrastive softmax an image is compared with the captions of its batch, and a category has as many of them
     as it has images: its frequency cancels, and the logits carry the class weights alone as their prior. The shift puts
@@ -30,6 +33,7 @@ class Calibration:
         calibrated: Whether the temperature was fitted on patients of the calibration part.
         images: How many images it was fitted on.
         patients: How many patients these are of.
+        joining: From images to breasts, exams and patients.
     """
 
     temperature: float = 1.0
@@ -37,6 +41,7 @@ class Calibration:
     calibrated: bool = False
     images: int = 0
     patients: int = 0
+    joining: Joining = PLAIN
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Probabilities `[n, 4]` of logits `[n, 4]`."""
@@ -49,17 +54,19 @@ class Calibration:
             "temperature": self.temperature,
             "prior_shift": dict(zip(CATEGORIES, self.prior_shift, strict=True)),
             "fitted_on": {"part": "calibration", "images": self.images, "patients": self.patients},
+            "joining": self.joining.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Calibration":
-        """Read `calibration.json` back."""
+        """Read `calibration.json` back; one without a joining, as older bundles have, joins as `PLAIN` says."""
         return cls(
             temperature=float(content["temperature"]),
             prior_shift=tuple(float(content["prior_shift"][name]) for name in CATEGORIES),
             calibrated=bool(content["calibrated"]),
             images=int(content["fitted_on"]["images"]),
             patients=int(content["fitted_on"]["patients"]),
+            joining=Joining.from_dict(content["joining"]) if "joining" in content else PLAIN,
         )
 
 
@@ -99,19 +106,55 @@ def fit_calibration(
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     if len(truth) == 0:
         return Calibration(prior_shift=shift)
-    _, place, images = np.unique(np.asarray(patients, dtype=str), return_inverse=True, return_counts=True)
-    weight = 1.0 / images[place]
-
-    def loss(log_temperature: float) -> float:
-        probabilities = Calibration(temperature=float(np.exp(log_temperature)), prior_shift=shift).apply(values)
-        return float(-(weight * np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-300))).sum())
-
-    low, high = np.log(_TEMPERATURES)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return Calibration(
-        temperature=float(np.exp(found.x)),
+        temperature=fit_temperature(values, truth, patients, shift),
         prior_shift=shift,
         calibrated=True,
         images=len(truth),
-        patients=len(images),
+        patients=len(set(patients)),
     )
+
+
+def patient_shares(patients: Sequence[str]) -> NDArray[np.float64]:
+    """`[n]` weights by which each patient counts once, however many of the rows are hers."""
+    _, place, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True, return_counts=True)
+    return np.asarray(1.0 / rows[place])
+
+
+def true_log_likelihood(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`[n]` logarithms of the probabilities `[n, 4]` that were given to the true categories."""
+    return np.asarray(np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-300)))
+
+
+def fit_temperature(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    patients: Sequence[str],
+    shift: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+    *,
+    spread: float | None = None,
+) -> float:
+    """The temperature of highest log-likelihood, each patient counting once.
+
+    Args:
+        logits: `[n, 4]`, n at least 1.
+        labels: `[n]` category index.
+        patients: `[n]` ids.
+        shift: Added after the temperature.
+        spread: Standard deviation of ln(temperature) around 0 that is expected beforehand; None expects nothing. Few
+            patients who are all answered rightly would otherwise ask for a temperature of zero.
+
+    Returns:
+        A number between 0.05 and 20.
+    """
+    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    weight = patient_shares(patients)
+
+    def loss(log_temperature: float) -> float:
+        probabilities = Calibration(temperature=float(np.exp(log_temperature)), prior_shift=tuple(shift)).apply(values)
+        expected = 0.0 if spread is None else 0.5 * (log_temperature / spread) ** 2
+        return float(-(weight * true_log_likelihood(probabilities, truth)).sum()) + expected
+
+    low, high = np.log(_TEMPERATURES)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))

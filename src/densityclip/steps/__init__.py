@@ -6,6 +6,7 @@ from densityclip.steps.maps import choose_images, explain, explain_source
 from densityclip.steps.models import (
     PREDICTIONS,
     fit_baseline,
+    member_joining,
     predict,
     predict_cohort,
     predict_with_baseline,
@@ -13,7 +14,7 @@ from densityclip.steps.models import (
     train,
     write_predictions,
 )
-from densityclip.steps.scores import METRICS, compare, evaluate
+from densityclip.steps.scores import METRICS, compare, evaluate, joinings_beside
 from densityclip.steps.stand_in import make_stand_in
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "explain_source",
     "fit_baseline",
     "index",
+    "joinings_beside",
     "make_stand_in",
+    "member_joining",
     "predict",
     "predict_cohort",
     "predict_with_baseline",

@@ -16,6 +16,8 @@ from densityclip.artifacts import (
     write_table,
 )
 from densityclip.errors import UserError
+from densityclip.probability.calibrate import Calibration
+from densityclip.probability.joining import JOININGS, Joining, Member, joinings_record, members_of
 from densityclip.records import Status
 from densityclip.steps.archive import read_splits
 from densityclip.steps.maps import explain
@@ -97,8 +99,15 @@ def predict(
         images = pl.concat([images, _refused_images(excluded)])
     if splits is not None:
         images = with_parts(images, read_splits(splits), fold=bundle.provenance["training"]["config"]["fold"])
-    table = all_levels(images)
-    write_predictions(table, out, config={"model": bundle.model_hash}, inputs={"index": hash_table(found)})
+    joining = predictor.calibration.joining
+    table = all_levels(images, joining)
+    write_predictions(
+        table,
+        out,
+        config={"model": bundle.model_hash},
+        inputs={"index": hash_table(found)},
+        joinings=dict.fromkeys(members_of(table), joining),
+    )
     write_answers(table, bundle, out / "exams")
     answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
     usable = found.filter(pl.col("image_id").is_in(answered.implode()))
@@ -144,8 +153,19 @@ def predict_cohort(
 
     loaded = load_bundle(bundle)
     config = loaded.provenance["training"]["config"]
-    images = _cached_images(cache, Predictor(loaded), progress)
-    return _named_levels(images, splits, arm=arm, fold=config["fold"], seed=config["seed"])
+    predictor = Predictor(loaded)
+    images = _cached_images(cache, predictor, progress)
+    joining = predictor.calibration.joining
+    return _named_levels(images, splits, (arm, config["fold"], config["seed"]), joining)
+
+
+def member_joining(bundle: Path, arm: str) -> tuple[Member, Joining]:
+    """Who a bundle is among the rows of `predict_cohort`, and how it joins images: for `write_predictions`."""
+    from densityclip.model.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    config = loaded.provenance["training"]["config"]
+    return (arm, config["fold"], config["seed"]), Calibration.from_dict(loaded.calibration).joining
 
 
 def fit_baseline(
@@ -186,15 +206,18 @@ def predict_with_baseline(
     images = predict_baseline(loaded, Cache.open(cache), progress)
     refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
     images = pl.concat([images, refused]).sort("image_id")
-    return _named_levels(images, splits, arm=arm, fold=loaded.config.fold, seed=loaded.config.seed)
+    member = (arm, loaded.config.fold, loaded.config.seed)
+    return _named_levels(images, splits, member, loaded.calibration.joining)
 
 
-def _named_levels(images: pl.DataFrame, splits: pl.DataFrame, *, arm: str, fold: int, seed: int) -> pl.DataFrame:
+def _named_levels(images: pl.DataFrame, splits: pl.DataFrame, member: Member, joining: Joining) -> pl.DataFrame:
     """Images of a member of an arm, with their parts, and the breasts and exams that they make up."""
     from densityclip.inference.predictor import all_levels
 
+    arm, fold, seed = member
     images = with_parts(images, splits, fold=fold)
-    return all_levels(images.with_columns(pl.lit(arm).alias("arm"), pl.lit(seed, pl.Int64).alias("seed")))
+    named = images.with_columns(pl.lit(arm).alias("arm"), pl.lit(seed, pl.Int64).alias("seed"))
+    return all_levels(named, joining)
 
 
 def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
@@ -211,8 +234,26 @@ def _counted(items: Any, total: int, progress: Report) -> Any:
             progress(done, total)
 
 
-def write_predictions(table: pl.DataFrame, out: Path, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-    """Write `predictions.parquet`, the same as CSV, and their manifest."""
+def write_predictions(
+    table: pl.DataFrame,
+    out: Path,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    joinings: Mapping[Member, Joining] | None = None,
+) -> None:
+    """Write `predictions.parquet`, the same as CSV, and their manifest.
+
+    Args:
+        table: Schema `predictions`.
+        out: The folder.
+        config: What the manifest says of the settings.
+        inputs: Name of each input and its SHA-256.
+        joinings: How each member joined its images, so that `evaluate` can join some of them in the same way
+            (`read_joinings`).
+    """
+    if joinings:
+        config = {**config, JOININGS: joinings_record(joinings)}
     write_table(table, out / PREDICTIONS, "predictions")
     with atomic_path(out / "predictions.csv") as temporary:
         conform(table, "predictions").write_csv(temporary)

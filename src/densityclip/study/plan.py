@@ -55,7 +55,11 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
         lines.append(Planned("foundation", "the small model with random weights"))
     lines += [_training(study, member, sizes, speeds) for member in study.members()]
     lines += [
-        Planned(f"predict {member.title} {name}", "every image", _times(speeds.scored, None if size is None else size.prepared))
+        Planned(
+            f"predict {member.title} {name}",
+            "every image",
+            _times(speeds.scored, None if size is None else size.prepared),
+        )
         for member in study.members()
         for name, size in sizes.items()
     ]

@@ -12,7 +12,7 @@ from densityclip.datasets.registry import DATASETS
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
 from densityclip.study.maps import map_caption
-from densityclip.study.members import about_of, is_bundle
+from densityclip.study.members import about_of, is_bundle, joinings_of
 from densityclip.study.state import Progress, Report, Steps, claim
 from densityclip.study.telling import described, kinds_of, provenance_of
 from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Member, Study
@@ -39,7 +39,7 @@ class StudyRun:
         foundation = self._foundation()
         models = {member: self._train(member, caches, splits, foundation) for member in self.study.members()}
         predictions = self._predict(models, caches, splits, foundation)
-        metrics = self._evaluate(predictions)
+        metrics = self._evaluate(predictions, models)
         sheets = {arm: self._explain(arm, models, indexes, predictions) for arm in self.study.explain.arms}
         return self._report(indexes, models, metrics, sheets, registered)
 
@@ -172,9 +172,11 @@ class StudyRun:
         ]
         table = pl.concat(parts)
         inputs = {member.title: hash_file(about_of(member, folder)) for member, folder in models.items()}
+        joinings = joinings_of(models)
 
         def run(report: Report) -> None:
-            steps.write_predictions(table, self.out, config={"study": self.study.name}, inputs=inputs)
+            config = {"study": self.study.name}
+            steps.write_predictions(table, self.out, config=config, inputs=inputs, joinings=joinings)
             report(1, 1)
 
         self.steps.run("predictions", hash_table(table), [self.out / steps.PREDICTIONS], run)
@@ -198,14 +200,22 @@ class StudyRun:
         self.steps.run(f"predict {member.title} {name}", request, [path], run)
         return read_table(path, "predictions")
 
-    def _evaluate(self, predictions: pl.DataFrame) -> dict[str, Any]:
-        settings = self.study.evaluation
+    def _evaluate(self, predictions: pl.DataFrame, models: dict[Member, Path]) -> dict[str, Any]:
+        study, joinings = self.study, joinings_of(models)
+        part = "test" if study.cohorts[study.primary.cohort].role == "internal" else "external"
+        settings: dict[str, Any] = {
+            "resamples": study.evaluation.resamples,
+            "seed": study.evaluation.seed,
+            "groups": list(study.groups),
+            "smallest_group": study.smallest_group,
+            "primary": study.primary.model_dump(mode="json") | {"part": part},
+        }
         self.steps.run(
             "evaluate",
-            [hash_table(predictions), settings.model_dump()],
+            [hash_table(predictions), settings, {str(key): joining.to_dict() for key, joining in joinings.items()}],
             [self.out / steps.METRICS],
             lambda report: _ignore(
-                steps.evaluate(predictions, self.out, resamples=settings.resamples, seed=settings.seed, progress=report)
+                steps.evaluate(predictions, self.out, joinings=joinings, progress=report, **settings)
             ),
         )
         metrics: dict[str, Any] = read_json(self.out / steps.METRICS, "densityclip evaluate")

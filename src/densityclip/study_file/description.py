@@ -8,14 +8,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from densityclip.evaluation.metrics import METRICS
+from densityclip.evaluation.subgroups import CROSSING, GROUPS, SMALLEST_GROUP
 from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
 from densityclip.study_file.cohorts import STAND_IN_SITE, Cohort, Foundation, Strict
 from densityclip.training.config import BaselineName, TrainConfig
 
-# What results can be broken down by, alone or crossed as in "age_band x race".
-GROUPS = ("vendor", "machine", "site", "view", "modality", "age_band", "race")
-DEFAULT_GROUPS = ("vendor", "machine", "view", "age_band", "race", "age_band x race")
+_FACTS = tuple(group for group in GROUPS if CROSSING not in group)
 # What a study decides for all of its arms; a training cannot be told otherwise.
 _OF_THE_STUDY = {"modalities": "the arms", "fold": "`folds`"}
 # A contrastive training's answers to imbalance; a baseline is the plain recipe.
@@ -173,8 +172,8 @@ class Study(Strict):
     baseline_cnn: Cnn = Cnn()
     training: dict[str, Any] = Field(default_factory=dict)
     primary: Primary
-    groups: tuple[str, ...] = DEFAULT_GROUPS
-    smallest_group: int = Field(default=20, ge=1)
+    groups: tuple[str, ...] = GROUPS
+    smallest_group: int = Field(default=SMALLEST_GROUP, ge=1)
     evaluation: Evaluation = Evaluation()
     explain: Explain
 
@@ -222,9 +221,9 @@ class Study(Strict):
         if primary.modality not in (*MODALITIES, "all"):
             problems.append(f"primary.modality {primary.modality!r} is not one of {', '.join(MODALITIES)}, all")
         problems += [
-            f"group {group!r} is not one of {', '.join(GROUPS)}, nor two of them as in {DEFAULT_GROUPS[-1]!r}"
+            f"group {group!r} is not one of {', '.join(_FACTS)}, nor two of them as in age_band{CROSSING}race"
             for group in self.groups
-            if not set(group.split(" x ")) <= set(GROUPS)
+            if not set(group.split(CROSSING)) <= set(_FACTS)
         ]
         return problems
 

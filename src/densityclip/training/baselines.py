@@ -23,10 +23,18 @@ from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.imaging.recipe import Recipe
 from densityclip.model.biomedclip import load_foundation
-from densityclip.probability.calibrate import Calibration, fit_calibration
+from densityclip.probability.calibrate import Calibration
 from densityclip.training.class_balance import class_balance
 from densityclip.training.config import TrainConfig
-from densityclip.training.fit import at_size, foundation_hash, recipe_of, stores_of, training_summary, write_history
+from densityclip.training.fit import (
+    at_size,
+    calibrate,
+    foundation_hash,
+    recipe_of,
+    stores_of,
+    training_summary,
+    write_history,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,6 +133,10 @@ def fit_baseline(
     fitted = _fit(name, train, validation, foundation, recipe, config, network, progress)
     counts = np.bincount(train.labels, minlength=4)
     balance = class_balance(counts.tolist(), (counts / counts.sum()).tolist(), "none", loss="class-prompt")
+    # The frequencies of the training part are an answer as they are; a temperature would make them another.
+    answers = Calibration()
+    if name != "majority":
+        answers = calibrate(fitted.scorer, validation, calibration, config.modalities, _NO_SHIFT)
     write_history(out, list(fitted.history))
     hashes = {} if fitted.network is None else {WEIGHTS: _save(fitted.network, out / WEIGHTS)}
     write_json(
@@ -139,8 +151,7 @@ def fit_baseline(
             "data": data | training_summary(train, config, balance),
             "selected": fitted.selected,
             "numbers": fitted.numbers,
-            # The frequencies of the training part are an answer as they are; a temperature would make them another.
-            "calibration": (Calibration() if name == "majority" else _calibrate(fitted, calibration, config)).to_dict(),
+            "calibration": answers.to_dict(),
             "hashes": hashes,
         },
     )
@@ -196,14 +207,6 @@ def _fit(
     selected = {"by": SELECTED_BY, "value": done.value, "step": done.step}
     numbers = {"preprocess": model.preprocess, "network": network.name if name == "cnn" else "image tower"}
     return _Fitted(scorer_of(model), numbers, selected, done.history, model)
-
-
-def _calibrate(fitted: _Fitted, store: "ImageStore", config: TrainConfig) -> Calibration:
-    from densityclip.training.scoring import mean_probabilities
-
-    probabilities = mean_probabilities(fitted.scorer, store, config.modalities)
-    logits = np.log(np.maximum(probabilities, 1e-300))
-    return fit_calibration(logits, store.labels, store.items["patient_id"].to_list(), _NO_SHIFT)
 
 
 def _save(network: "nn.Module", path: Path) -> str:

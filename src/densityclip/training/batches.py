@@ -17,12 +17,14 @@ from densityclip.model.prompts import PLAIN, Prompts
 from densityclip.training.augmentation import apply_augmentation, augmentation_parameters
 from densityclip.training.samplers import Sampler
 
+_FACTS = ("patient_id", "exam_id", "laterality", "view", "modality", "density", "density_source")
+
 
 class ImageStore:
     """The labelled images of some caches that belong to one part of the split.
 
     Attributes:
-        items: One row an image: `cache`, `first_row`, `slices` and the index's columns, sorted by image id.
+        items: One row an image: `cache`, `first_row`, `slices` and some of the index's columns, sorted by image id.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class ImageStore:
             .agg(
                 pl.col("row").min().alias("first_row"),
                 pl.len().alias("slices"),
-                *(pl.col(name).first() for name in ("patient_id", "modality", "density", "density_source")),
+                *(pl.col(name).first() for name in _FACTS),
             )
             .with_columns(pl.lit(number).alias("cache"))
             for number, cache in enumerate(caches)

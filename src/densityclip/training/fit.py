@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from densityclip import __version__
 from densityclip.artifacts import (
+    LOGITS,
+    PROBABILITIES,
     atomic_path,
+    conform,
     git_revision,
     hash_file,
     hash_json,
@@ -24,8 +28,10 @@ from densityclip.imaging.cache import Cache
 from densityclip.model.biomedclip import image_size, load_foundation, model_files, resized
 from densityclip.model.prompts import Prompts, read_prompts
 from densityclip.model.weights_check import origin
+from densityclip.probability.aggregate import log_probabilities
 from densityclip.probability.calibrate import Calibration, fit_calibration, prior_shift
-from densityclip.records import GENERATED_LABEL, Part
+from densityclip.probability.exam_rule import fit_joining
+from densityclip.records import GENERATED_LABEL, Level, Part, Status
 from densityclip.training.class_balance import ClassBalance
 from densityclip.training.config import TrainConfig
 from densityclip.training.engine import best_round, run
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from densityclip.model.biomedclip import Foundation
     from densityclip.model.classifier import DensityClassifier
     from densityclip.training.batches import ImageStore
+    from densityclip.training.scoring import Scorer
     from densityclip.training.task import ContrastiveTask
 
 BUNDLE = "bundle"
@@ -101,7 +108,7 @@ def fit(
     trained = replace(foundation, clip=task.clip)
     described = {"training": request, "foundation": came_from}
     described["data"] = data | training_summary(train, config, task.balance)
-    _finish(task, trained, bundle, recipe, described, calibration)
+    _finish(task, trained, bundle, recipe, described, validation, calibration)
     return bundle
 
 
@@ -276,6 +283,7 @@ def _finish(
     bundle: Path,
     recipe: Any,
     described: dict[str, Any],
+    validation: "ImageStore",
     calibration: "ImageStore",
 ) -> None:
     from densityclip.model.bundle import save_bundle
@@ -289,7 +297,7 @@ def _finish(
         recipe=recipe,
         prompts=task.prompts,
         embeddings=dict(zip(classifier.names, classifier.prompts, strict=True)),
-        calibration=_calibrate(task, classifier, calibration).to_dict(),
+        calibration=_calibrate(task, classifier, validation, calibration).to_dict(),
         provenance={
             "densityclip": __version__,
             "git_revision": git_revision(),
@@ -301,17 +309,58 @@ def _finish(
     )
 
 
-def _calibrate(task: "ContrastiveTask", classifier: "DensityClassifier", store: "ImageStore") -> Calibration:
-    """Put the training's frequencies back and fit the temperature on the calibration part."""
+def _calibrate(
+    task: "ContrastiveTask", classifier: "DensityClassifier", validation: "ImageStore", calibration: "ImageStore"
+) -> Calibration:
+    """Put the training's frequencies back, fit the temperatures, choose the rule for exams."""
     import torch
 
-    from densityclip.training.scoring import mean_probabilities, scorer_of
+    from densityclip.training.scoring import scorer_of
 
     gpu = task.config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    probabilities = mean_probabilities(
-        scorer_of(classifier.to("cuda" if gpu else "cpu")), store, task.config.modalities
-    )
-    classifier.to("cpu")
+    scorer = scorer_of(classifier.to("cuda" if gpu else "cpu"))
     shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
-    logits = np.log(np.maximum(probabilities, 1e-300))
-    return fit_calibration(logits, store.labels, store.items["patient_id"].to_list(), shift)
+    calibrated = calibrate(scorer, validation, calibration, task.config.modalities, shift)
+    classifier.to("cpu")
+    return calibrated
+
+
+def calibrate(
+    scorer: "Scorer",
+    validation: "ImageStore",
+    calibration: "ImageStore",
+    modalities: Sequence[str],
+    shift: tuple[float, ...],
+) -> Calibration:
+    """Fit the temperatures on the calibration part, choose the rule for exams on the validation part.
+
+    Args:
+        scorer: The model.
+        validation: Chooses.
+        calibration: Fits.
+        modalities: Names in the order of the stores' modality index.
+        shift: Of `calibrate.prior_shift`.
+    """
+    from densityclip.training.scoring import mean_probabilities
+
+    to_choose, to_fit = (
+        log_probabilities(mean_probabilities(scorer, store, modalities)) for store in (validation, calibration)
+    )
+    fitted = fit_calibration(to_fit, calibration.labels, calibration.items["patient_id"].to_list(), shift)
+    chosen = fit_joining(_predicted(validation, to_choose, fitted), _predicted(calibration, to_fit, fitted))
+    return replace(fitted, joining=chosen)
+
+
+def _predicted(store: "ImageStore", logits: NDArray[np.float64], calibration: Calibration) -> pl.DataFrame:
+    """The images of a store as rows of schema `predictions`, as the bundle would predict them."""
+    names = ("image_id", "exam_id", "patient_id", "laterality", "view", "modality")
+    probabilities = calibration.apply(logits)
+    table = store.items.select(
+        pl.lit(Level.IMAGE.value).alias("level"),
+        *names,
+        pl.col("density").alias("label"),
+        pl.lit(Status.OK.value).alias("status"),
+        *(pl.Series(name, logits[:, k]) for k, name in enumerate(LOGITS)),
+        *(pl.Series(name, probabilities[:, k]) for k, name in enumerate(PROBABILITIES)),
+    )
+    return conform(table, "predictions")
