@@ -54,15 +54,7 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
     elif study.foundation.path is None:
         lines.append(Planned("foundation", "the small model with random weights"))
     lines += [_training(study, member, sizes, speeds) for member in study.members()]
-    lines += [
-        Planned(
-            f"predict {member.title} {name}",
-            "every image",
-            _times(speeds.scored, None if size is None else size.prepared),
-        )
-        for member in study.members()
-        for name, size in sizes.items()
-    ]
+    lines += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
     lines.append(Planned("predictions", PREDICTIONS))
     lines.append(Planned("evaluate", f"{study.evaluation.resamples} resamples over patients"))
     lines += [Planned(f"explain {arm}", "maps") for arm in study.explain.arms]
@@ -130,12 +122,31 @@ def _training(study: Study, member: Member, sizes: dict[str, Size | None], speed
     )
 
 
+def _prediction(study: Study, name: str, sizes: dict[str, Size | None], speeds: Speeds) -> Planned:
+    members = study.members_of(name)
+    by = "once" if len(members) == 1 else f"by each of {len(members)} trainings"
+    each = [_times(speeds.scored, size.prepared if size else None) for size in sizes.values()]
+    known = [seconds for seconds in each if seconds is not None]
+    # Without a network the answer takes no time to speak of.
+    seconds = len(members) * sum(known) if len(known) == len(each) and name != "majority" else None
+    return Planned(f"predict {name}", f"every image of {', '.join(sizes)}, {by}", seconds)
+
+
 def _times(each: float | None, number: int | None) -> float | None:
     return None if each is None or number is None else each * number
 
 
 def _marked(study: Study, out: Path, lines: list[Planned]) -> Iterator[Planned]:
     trained = {f"train {member.title}": about_of(member, out / "arms" / member.folder) for member in study.members()}
+    predicted = {
+        f"predict {name}": [
+            state_file(out / STATE, f"predict {member.title} {cohort}")
+            for member in study.members_of(name)
+            for cohort in study.cohorts
+        ]
+        for name in (*study.arms, *study.baselines)
+    }
     for line in lines:
-        done = trained.get(line.step, state_file(out / STATE, line.step)).is_file()
+        file = trained.get(line.step, state_file(out / STATE, line.step))
+        done = all(path.is_file() for path in predicted.get(line.step, [file]))
         yield Planned(line.step, line.what, line.seconds, done)
