@@ -75,7 +75,7 @@ def only(splits: pl.DataFrame, kept: pl.Expr) -> pl.DataFrame:
 
 def settings(modality: str = "DM", **more) -> TrainConfig:
     content = {"steps": 4, "validate_every": 2, "batch_size": 8, "threads": 1, "layer_decay": 1, "accelerator": "cpu"}
-    return TrainConfig(modalities=(modality,), learning_rate=0.003, warmup_steps=2, **(content | more))
+    return TrainConfig(modalities=(modality,), warmup_steps=2, **(content | {"learning_rate": 0.003} | more))
 
 
 def fit(name: str, cache: Cache, splits: pl.DataFrame, out: Path, config: TrainConfig | None = None, **more) -> dict:
