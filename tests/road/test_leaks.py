@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from small_study import BASELINES, silent, tiny
 
 from densityclip.artifacts import LOGITS, PROBABILITIES, read_json, read_table
 from densityclip.study import StudyRun
 from densityclip.study.members import is_bundle, read_about
 from densityclip.study_file import Member
-from small_study import BASELINES, silent, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def run_from(out: Path, splits: Path) -> Made:
 
 
 def made_by(member: Member, folder: Path) -> dict[str, Any]:
-    """Weights, choices and calibration of a member; not the hashes of the tables it came from, which hold all labels."""
+    """Weights, choices and calibration of a member; not the hashes of its tables, which hold all labels."""
     about = read_about(member, folder)
     history = (folder / "training.csv").read_text()
     if not is_bundle(member):
@@ -121,9 +121,7 @@ def test_labels_of_tested_patients_and_other_sites_reach_nothing_but_the_scores(
     assert set(untouched.predictions.filter(moved)["part"]) == set(SCORED)
 
 
-def test_pixels_of_tested_patients_and_other_sites_reach_nothing_but_their_own_answers(
-    untouched: Made, tmp_path: Path
-):
+def test_pixels_of_tested_patients_and_other_sites_reach_nothing_but_their_own_answers(untouched: Made, tmp_path: Path):
     other = tampered(untouched, tmp_path / "study", turn_pixels)
     for arm, made in untouched.made.items():
         assert other.made[arm] == made, arm

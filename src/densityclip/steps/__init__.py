@@ -2,6 +2,7 @@
 
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
 from densityclip.steps.export import TARGETS, to_hub, to_onnx
+from densityclip.steps.local import adapt_locally
 from densityclip.steps.maps import choose_images, explain, explain_source
 from densityclip.steps.models import (
     PREDICTIONS,
@@ -22,6 +23,7 @@ __all__ = [
     "METRICS",
     "PREDICTIONS",
     "TARGETS",
+    "adapt_locally",
     "choose_images",
     "compare",
     "evaluate",

@@ -57,6 +57,7 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
     lines += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
     lines.append(Planned("predictions", PREDICTIONS))
     lines.append(Planned("evaluate", f"{study.evaluation.resamples} resamples over patients"))
+    lines.append(Planned("local", "what labelled exams of another site would bring"))
     lines += [Planned(f"explain {arm}", "maps") for arm in study.explain.arms]
     lines.append(Planned("report", "report.html"))
     return list(_marked(study, out, lines))

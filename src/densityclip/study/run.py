@@ -4,18 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from densityclip import steps
-from densityclip.artifacts import hash_file, hash_json, hash_table, read_json, read_table, write_table
+from densityclip.artifacts import hash_file, hash_json, hash_table, read_json, read_table, write_json, write_table
 from densityclip.datasets.registry import DATASETS
+from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
 from densityclip.study.maps import map_caption
-from densityclip.study.members import about_of, is_bundle, joinings_of
+from densityclip.study.members import about_of, is_bundle, joinings_of, read_about
 from densityclip.study.state import Progress, Report, Steps, claim
 from densityclip.study.telling import described, kinds_of, provenance_of
 from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Member, Study
+
+LOCAL = "local.json"
 
 
 class StudyRun:
@@ -40,6 +44,7 @@ class StudyRun:
         models = {member: self._train(member, caches, splits, foundation) for member in self.study.members()}
         predictions = self._predict(models, caches, splits, foundation)
         metrics = self._evaluate(predictions, models)
+        metrics["local"] = self._local(predictions, models)
         sheets = {arm: self._explain(arm, models, indexes, predictions) for arm in self.study.explain.arms}
         return self._report(indexes, models, metrics, sheets, registered)
 
@@ -220,6 +225,25 @@ class StudyRun:
         )
         metrics: dict[str, Any] = read_json(self.out / steps.METRICS, "densityclip evaluate")
         return metrics
+
+    def _local(self, predictions: pl.DataFrame, models: dict[Member, Path]) -> list[dict[str, Any]]:
+        """Local adaptation of the first arm of the primary contrast; secondary, so in a file of its own."""
+        arm, *_ = self.study.primary.contrast
+        mine = predictions.filter(arm=arm)
+        counts = [
+            read_about(member, models[member])["data"]["images_by_category"] for member in models if member.arm == arm
+        ]
+        # Half an image more, as where the frequencies were put back: no share is zero.
+        prior = [float(np.mean([count[letter] + 0.5 for count in counts])) for letter in CATEGORIES]
+        seed, path = self.study.evaluation.seed, self.out / LOCAL
+        self.steps.run(
+            "local",
+            [hash_table(mine), prior, seed],
+            [path],
+            lambda _: write_json(path, steps.adapt_locally(mine, prior, seed=seed)),
+        )
+        found: list[dict[str, Any]] = read_json(path, "densityclip study")
+        return found
 
     def _explain(
         self, arm: str, models: dict[Member, Path], indexes: dict[str, Path], predictions: pl.DataFrame

@@ -62,7 +62,7 @@ def _filled(content: Any, folder: Path, paths: Mapping[str, str], name: str) -> 
     if missing:
         raise UserError(
             f"{name} needs {len(missing)} more path{'s' * (len(missing) > 1)}: {', '.join(missing)}",
-            "add " + " ".join(f"--path {path}=..." for path in missing),
+            "add " + " ".join(f"--path {path}=PATH" for path in missing),
         )
     idle = sorted(set(paths) - set(wanted))
     if idle:
