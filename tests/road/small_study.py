@@ -21,9 +21,9 @@ def content(**more: Any) -> dict[str, Any]:
         "cohorts": {
             "home": {
                 "role": "internal",
-                "generate": {"site": "internal", "exams": 30, "seed": 1, "size": 96, "slice_mm": 10},
+                "generate": {"site": "internal", "exams": 30, "seed": 1, "size": 128, "slice_mm": 10},
             },
-            "away": {"role": "external", "generate": {"site": "rsna-like", "exams": 8, "seed": 2, "size": 96}},
+            "away": {"role": "external", "generate": {"site": "rsna-like", "exams": 8, "seed": 2, "size": 128}},
         },
         "recipe": {"height": 64, "width": 64},
         "foundation": {"small_seed": 1},

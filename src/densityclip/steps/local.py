@@ -88,13 +88,13 @@ def _prior_shift(answered: pl.DataFrame, prior: Sequence[float]) -> dict[str, An
     adapted = fill_derived(
         answered.with_columns(pl.Series(name, found.probabilities[:, k]) for k, name in enumerate(PROBABILITIES))
     )
-    labels = answered["label"].drop_nulls()
+    labels = answered["label"].drop_nulls().to_numpy()
     return {
         "assumption": ASSUMPTION,
         "exams": len(answered),
         "prior": _by_category(prior),
         "estimated": _by_category(found.prior),
-        "labelled": _by_category([float((labels == letter).mean() or 0.0) for letter in CATEGORIES]),
+        "labelled": _by_category([float(np.mean(labels == letter)) for letter in CATEGORIES]),
         "converged": found.converged,
         "before": _metrics(answered),
         "after": _metrics(adapted),

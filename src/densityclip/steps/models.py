@@ -210,7 +210,9 @@ def predict_with_baseline(
     return _named_levels(images, splits, member, loaded.calibration.joining)
 
 
-def _named_levels(images: pl.DataFrame, splits: pl.DataFrame, member: Member, joining: Joining) -> pl.DataFrame:
+def _named_levels(
+    images: pl.DataFrame, splits: pl.DataFrame, member: tuple[str, int, int], joining: Joining
+) -> pl.DataFrame:
     """Images of a member of an arm, with their parts, and the breasts and exams that they make up."""
     from densityclip.inference.predictor import all_levels
 

@@ -30,7 +30,7 @@ def read_about(member: Member, folder: Path) -> dict[str, Any]:
 
 def joinings_of(models: Mapping[Member, Path]) -> dict[Key, Joining]:
     """How each member joins its images, as `evaluate` takes it."""
-    joinings = {}
+    joinings: dict[Key, Joining] = {}
     for member, folder in models.items():
         if is_bundle(member):
             found = read_json(folder / "bundle" / "calibration.json", "densityclip study")
