@@ -367,27 +367,38 @@ def _say_checked(checked: dict[str, Any] | None, out: Path) -> None:
 
 @app.command()
 def study(
-    file: Annotated[Path, typer.Argument(help="Study file (YAML), or the name of one that ships: ablation.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Study file (YAML), or the name of one that ships: sites, ablation, archive-rsna-embed, embed-vindr."
+        ),
+    ],
     out: Out,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", help="name=path for each ${name} in the study file; repeat.")
+    ] = None,
+    scale: Annotated[float, typer.Option(min=0.01, max=10, help="Share of the generated exams and of the steps.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times, and stop.")] = False,
     workers: Workers = 2,
 ) -> None:
     """Run a whole study, or go on with it.
 
     Example: densityclip study my-study.yaml --out runs/my-study
 
-    Example: densityclip study ablation --out runs/ablation
+    Example: densityclip study embed-vindr --out runs/embed --path embed=/data/EMBED --path vindr=/data/vindr
+    --path foundation=biomedclip --dry-run
     """
     from densityclip.study_file import read_study
 
-    _run_study(read_study(file), out, dry_run=dry_run, workers=workers)
+    described = read_study(file, _pairs(path or [], "--path")).scaled(scale)
+    _run_study(described, out, dry_run=dry_run, workers=workers)
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
     scale: Annotated[float, typer.Option(min=0.05, max=10, help="Share of the demo's exams and steps.")] = 1.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times, and stop.")] = False,
     workers: Workers = 2,
 ) -> None:
     """Run the demo: the whole road on generated exams, to one report.
@@ -402,13 +413,14 @@ def demo(
 def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int) -> None:
     from densityclip import steps, terminal
     from densityclip.artifacts import read_json
-    from densityclip.study_file import plan
+    from densityclip.study import StudyRun, measure, plan, summary
 
     if dry_run:
-        terminal.show_table(described.title, ("step", "what"), plan(described))
+        lines = plan(described, out, speeds=measure(described, out), workers=workers)
+        terminal.show_table(described.title, ("step", "what", "about"), [line.row() for line in lines])
+        for sentence in summary(lines, described, out):
+            terminal.say(sentence)
         return
-    from densityclip.study import StudyRun
-
     page = StudyRun(described, out, workers=workers, progress=terminal.progress).run()
     _show_metrics(read_json(out / steps.METRICS, "densityclip study"))
     if described.generated:

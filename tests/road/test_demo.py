@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from densityclip.artifacts import read_json, read_table
-from densityclip.study_file import parse_study, plan, shipped_study
+from densityclip.study import plan
+from densityclip.study_file import parse_study, shipped_study
 
 
 def test_every_file_of_the_road_is_there(road: Path):
@@ -19,6 +20,8 @@ def test_every_file_of_the_road_is_there(road: Path):
         "predictions.csv",
         "splits.parquet",
         "study.json",
+        "registration.json",
+        "local.json",
     ):
         assert (road / name).stat().st_size > 0, name
     for cohort in ("internal", "rsna-like", "embed-like"):
@@ -143,6 +146,11 @@ def test_run_again_it_does_nothing_twice(road: Path, densityclip):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_the_plan_of_a_finished_study_has_every_step_marked_as_done(road: Path):
+    lines = plan(shipped_study("demo").scaled(0.1), road)
+    assert [line.step for line in lines if not line.done] == ["report"]
+
+
 def test_another_study_in_the_same_folder_is_refused(road: Path, densityclip):
     done = densityclip("demo", "--out", road, "--scale", "0.2")
     assert done.returncode == 2
@@ -150,11 +158,11 @@ def test_another_study_in_the_same_folder_is_refused(road: Path, densityclip):
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_is_nothing_but_a_study_file():
+def test_the_demo_is_nothing_but_a_study_file(tmp_path: Path):
     study = shipped_study("demo")
     assert study.generated
     assert parse_study(study.model_dump(mode="json"), "again") == study
-    steps = [step for step, _ in plan(study)]
+    steps = [line.step for line in plan(study, tmp_path)]
     assert steps[0] == "phantom internal"
     assert steps[-1] == "report"
     assert len(steps) == len(set(steps))

@@ -2,13 +2,16 @@
 
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
 from densityclip.steps.export import TARGETS, to_hub, to_onnx
+from densityclip.steps.local import adapt_locally
 from densityclip.steps.maps import choose_images, explain, explain_source
 from densityclip.steps.models import (
     PREDICTIONS,
+    fit_baseline,
     is_first_process,
     member_joining,
     predict,
     predict_cohort,
+    predict_with_baseline,
     read_predictions,
     train,
     write_predictions,
@@ -21,11 +24,13 @@ __all__ = [
     "METRICS",
     "PREDICTIONS",
     "TARGETS",
+    "adapt_locally",
     "choose_images",
     "compare",
     "evaluate",
     "explain",
     "explain_source",
+    "fit_baseline",
     "index",
     "is_first_process",
     "joinings_beside",
@@ -33,6 +38,7 @@ __all__ = [
     "member_joining",
     "predict",
     "predict_cohort",
+    "predict_with_baseline",
     "prepare",
     "read_predictions",
     "read_recipe",

@@ -155,15 +155,15 @@ def predict_cohort(
     Returns:
         Schema `predictions`: images, breasts and exams.
     """
-    from densityclip.inference.predictor import Predictor, all_levels
+    from densityclip.inference.predictor import Predictor
     from densityclip.model.bundle import load_bundle
 
     loaded = load_bundle(bundle)
     config = loaded.provenance["training"]["config"]
     predictor = Predictor(loaded)
-    images = with_parts(_cached_images(cache, predictor, progress), splits, fold=config["fold"])
-    images = images.with_columns(pl.lit(arm).alias("arm"), pl.lit(config["seed"], pl.Int64).alias("seed"))
-    return all_levels(images, predictor.calibration.joining)
+    images = _cached_images(cache, predictor, progress)
+    joining = predictor.calibration.joining
+    return _named_levels(images, splits, (arm, config["fold"], config["seed"]), joining)
 
 
 def member_joining(bundle: Path, arm: str) -> tuple[Member, Joining]:
@@ -173,6 +173,60 @@ def member_joining(bundle: Path, arm: str) -> tuple[Member, Joining]:
     loaded = load_bundle(bundle)
     config = loaded.provenance["training"]["config"]
     return (arm, config["fold"], config["seed"]), Calibration.from_dict(loaded.calibration).joining
+
+
+def fit_baseline(
+    name: str,
+    caches: Sequence[Path],
+    splits: Path,
+    foundation: Path,
+    out: Path,
+    config: "TrainConfig",
+    *,
+    cnn: str,
+    cnn_weights: Path | None,
+    data: dict[str, Any],
+    progress: Report = None,
+) -> Path:
+    """Fit a baseline on the same caches and splits as `train`; returns its folder."""
+    from densityclip.datasets.licence import restricted_by
+    from densityclip.imaging.cache import Cache
+    from densityclip.training.baselines import Network
+    from densityclip.training.baselines import fit_baseline as fit
+
+    restricted = restricted_by(caches)
+    if restricted:
+        data = data | {"redistribute": False, "restricted_by": restricted}
+    opened, network = [Cache.open(path) for path in caches], Network(cnn, cnn_weights)
+    parts = read_splits(splits)
+    return fit(name, opened, parts, foundation, out, config, network=network, data=data, progress=progress)
+
+
+def predict_with_baseline(
+    cache: Path, folder: Path, foundation: Path, splits: pl.DataFrame, *, arm: str, progress: Report = None
+) -> pl.DataFrame:
+    """Predict the cache of a study's cohort with a baseline, as `predict_cohort` does with an arm."""
+    from densityclip.imaging.cache import Cache
+    from densityclip.training.baselines import load_baseline, predict_baseline
+
+    loaded = load_baseline(folder, foundation)
+    images = predict_baseline(loaded, Cache.open(cache), progress)
+    refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
+    images = pl.concat([images, refused]).sort("image_id")
+    member = (arm, loaded.config.fold, loaded.config.seed)
+    return _named_levels(images, splits, member, loaded.calibration.joining)
+
+
+def _named_levels(
+    images: pl.DataFrame, splits: pl.DataFrame, member: tuple[str, int, int], joining: Joining
+) -> pl.DataFrame:
+    """Images of a member of an arm, with their parts, and the breasts and exams that they make up."""
+    from densityclip.inference.predictor import all_levels
+
+    arm, fold, seed = member
+    images = with_parts(images, splits, fold=fold)
+    named = images.with_columns(pl.lit(arm).alias("arm"), pl.lit(seed, pl.Int64).alias("seed"))
+    return all_levels(named, joining)
 
 
 def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:

@@ -4,7 +4,7 @@ Defaults that generated exams cannot decide come from the literature, and `docs/
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,6 +16,10 @@ ModalityWeightsName = Literal["none", "fixed", "moving-average", "group-dro", "u
 SamplerName = Literal["natural", "class-balanced", "modality-class"]
 Adaptation = Literal["full", "lp-ft", "lora", "linear-probe", "zero-shot"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
+BaselineName = Literal["majority", "histogram", "zero-shot", "linear-probe", "cross-entropy", "cnn"]
+
+# What a study's arms are compared with.
+BASELINES: tuple[str, ...] = get_args(BaselineName)
 
 # Peak rates for a pretrained model: full fine-tuning 1e-5 as FLYP (arXiv:2212.00638), its probe and LoRA larger.
 _RATES: dict[str, float] = {"full": 1e-5, "lp-ft": 1e-5, "lora": 1e-4, "linear-probe": 1e-3, "zero-shot": 1e-5}

@@ -37,9 +37,11 @@ from densityclip.training.config import TrainConfig
 from densityclip.training.engine import best_round, run
 
 if TYPE_CHECKING:
+    from densityclip.imaging.recipe import Recipe
     from densityclip.model.biomedclip import Foundation
     from densityclip.model.classifier import DensityClassifier
     from densityclip.training.batches import ImageStore
+    from densityclip.training.scoring import Scorer
     from densityclip.training.task import ContrastiveTask
 
 BUNDLE = "bundle"
@@ -76,12 +78,7 @@ def fit(
         UserError: Caches of different recipes, a part without images of a trained modality or with a single category,
             a folder with another training in it.
     """
-    recipe = caches[0].recipe
-    if any(cache.recipe != recipe for cache in caches):
-        hashes = ", ".join(sorted({cache.recipe.recipe_hash for cache in caches}))
-        raise UserError(
-            f"the caches were prepared with different recipes ({hashes})", "prepare them with the same --set"
-        )
+    recipe = recipe_of(caches)
     prompts = read_prompts(config.prompts)
     request = {
         "densityclip": __version__,
@@ -90,14 +87,14 @@ def fit(
         "recipe_hash": recipe.recipe_hash,
         "caches": [hash_file(cache.path / "rows.parquet") for cache in caches],
         "splits": hash_table(splits),
-        "foundation": _foundation_hash(foundation_folder),
+        "foundation": foundation_hash(foundation_folder),
         "data": data,
     }
     bundle = out / BUNDLE
     if _begun_with(out, request) and (bundle / "provenance.json").is_file():
         return bundle
     came_from = origin(foundation_folder)
-    train, validation, calibration = _stores(caches, splits, config)
+    train, validation, calibration = stores_of(caches, splits, config)
     task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))
     if is_first_process():
         write_json(out / REQUEST, request)
@@ -108,8 +105,8 @@ def fit(
         task.to("cpu")
     elif not run(task, out, config, progress):
         return bundle  # another process of this training writes it
-    _write_history(out, task.history)
-    start = _at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
+    write_history(out, task.history)
+    start = at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
     task.finish(start)
     trained = replace(foundation, clip=task.clip)
     described = {"training": request, "foundation": came_from}
@@ -118,8 +115,23 @@ def fit(
     return bundle
 
 
-def _foundation_hash(folder: Path) -> str:
-    """Over everything that makes the model: weights, configs, tokenizer."""
+def recipe_of(caches: Sequence[Cache]) -> "Recipe":
+    """The recipe that all caches were prepared with.
+
+    Raises:
+        UserError: They have several.
+    """
+    recipe = caches[0].recipe
+    if any(cache.recipe != recipe for cache in caches):
+        hashes = ", ".join(sorted({cache.recipe.recipe_hash for cache in caches}))
+        raise UserError(
+            f"the caches were prepared with different recipes ({hashes})", "prepare them with the same --set"
+        )
+    return recipe
+
+
+def foundation_hash(folder: Path) -> str:
+    """A hash over everything that makes the model: weights, configs, tokenizer."""
     return hash_json({name: hash_file(folder / name) for name in model_files(folder)})
 
 
@@ -149,9 +161,14 @@ def _begun_with(out: Path, request: dict[str, Any]) -> bool:
     return True
 
 
-def _stores(
+def stores_of(
     caches: Sequence[Cache], splits: pl.DataFrame, config: TrainConfig
 ) -> tuple["ImageStore", "ImageStore", "ImageStore"]:
+    """The images that a training learns from, is selected by and is calibrated on; no others are ever read.
+
+    Raises:
+        UserError: The caches and splits do not belong together, or a part is too poor to learn from.
+    """
     from densityclip.training.batches import ImageStore
 
     _check_known(caches, splits)
@@ -228,16 +245,17 @@ def _task(
         augment=config.augment,
         sampler=config.sampler,
     )
-    foundation = _at_size(load_foundation(folder), size)
+    foundation = at_size(load_foundation(folder), size)
     return ContrastiveTask(foundation, config, prompts, batches, validation), foundation
 
 
-def _at_size(foundation: "Foundation", size: tuple[int, int]) -> "Foundation":
+def at_size(foundation: "Foundation", size: tuple[int, int]) -> "Foundation":
     """The model at the size of the prepared images."""
     return foundation if image_size(foundation.clip.visual) == size else resized(foundation, *size)
 
 
-def _write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
+def write_history(out: Path, history: list[tuple[int, str, float]]) -> None:
+    """Write `training.csv`."""
     from densityclip.training.task import HISTORY_SCHEMA
 
     with atomic_path(out / HISTORY) as temporary:
@@ -304,16 +322,37 @@ def _device(config: TrainConfig) -> str:
 def _calibrate(
     task: "ContrastiveTask", classifier: "DensityClassifier", validation: "ImageStore", calibration: "ImageStore"
 ) -> Calibration:
-    """Put the training's frequencies back, fit the temperatures on the calibration part, choose the rule for exams."""
+    """Put the training's frequencies back, fit the temperatures, choose the rule for exams."""
+    from densityclip.training.scoring import scorer_of
+
+    scorer = scorer_of(classifier.to(_device(task.config)))
+    shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
+    calibrated = calibrate(scorer, validation, calibration, task.config.modalities, shift)
+    classifier.to("cpu")
+    return calibrated
+
+
+def calibrate(
+    scorer: "Scorer",
+    validation: "ImageStore",
+    calibration: "ImageStore",
+    modalities: Sequence[str],
+    shift: tuple[float, ...],
+) -> Calibration:
+    """Fit the temperatures on the calibration part, choose the rule for exams on the validation part.
+
+    Args:
+        scorer: The model.
+        validation: Chooses.
+        calibration: Fits.
+        modalities: Names in the order of the stores' modality index.
+        shift: Of `calibrate.prior_shift`.
+    """
     from densityclip.training.scoring import mean_probabilities
 
-    classifier.to(_device(task.config))
     to_choose, to_fit = (
-        log_probabilities(mean_probabilities(classifier, store, task.config.modalities))
-        for store in (validation, calibration)
+        log_probabilities(mean_probabilities(scorer, store, modalities)) for store in (validation, calibration)
     )
-    classifier.to("cpu")
-    shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
     fitted = fit_calibration(to_fit, calibration.labels, calibration.items["patient_id"].to_list(), shift)
     chosen = fit_joining(_predicted(validation, to_choose, fitted), _predicted(calibration, to_fit, fitted))
     return replace(fitted, joining=chosen)

@@ -1,28 +1,39 @@
 """Probabilities and scores of the images of a part, as validation and calibration need them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from densityclip.evaluation.metrics import macro_auc
-from densityclip.model.classifier import DensityClassifier
 from densityclip.probability.aggregate import softmax
 from densityclip.training.batches import ImageStore
 
 # Slices that go through the tower at a time.
 _PIECE = 128
 
+# Prepared pixels `[n, h, w]` and the modality of each to uncalibrated logits `[n, 4]`.
+Scorer = Callable[[Tensor, Sequence[str]], NDArray[np.float64]]
 
-@torch.no_grad()
-def mean_probabilities(
-    classifier: DensityClassifier, store: ImageStore, modalities: Sequence[str]
-) -> NDArray[np.float64]:
+
+def scorer_of(classifier: nn.Module) -> Scorer:
+    """A network as a function: it takes pixels and the names of their modalities, on the device it is on."""
+    device = next(classifier.parameters()).device
+
+    @torch.no_grad()
+    def score(pixels: Tensor, modalities: Sequence[str]) -> NDArray[np.float64]:
+        return np.asarray(classifier(pixels.to(device), modalities).double().cpu().numpy())
+
+    return score
+
+
+def mean_probabilities(scorer: Scorer, store: ImageStore, modalities: Sequence[str]) -> NDArray[np.float64]:
     """Uncalibrated probabilities of all images of a store, each the mean over its slices, as prediction joins them.
 
     Args:
-        classifier: The model.
+        scorer: The model, for a network `scorer_of` it.
         store: The images.
         modalities: Names in the order of the store's modality index.
 
@@ -37,17 +48,14 @@ def mean_probabilities(
     for start in range(0, len(each), _PIECE):
         some = slice(start, start + _PIECE)
         names = [modalities[index] for index in store.modalities[each[some]]]
-        pixels = store.read(each[some], slices[some]).to(classifier.prompts.device)
-        pieces.append(softmax(classifier(pixels, names).double().cpu().numpy()))
+        pieces.append(softmax(scorer(store.read(each[some], slices[some]), names)))
     starts = np.concatenate([[0], np.cumsum(store.slices)[:-1]])
     return np.asarray(np.add.reduceat(np.concatenate(pieces), starts, axis=0) / store.slices[:, None])
 
 
-def macro_auc_by_modality(
-    classifier: DensityClassifier, store: ImageStore, modalities: Sequence[str]
-) -> dict[str, float]:
+def macro_auc_by_modality(scorer: Scorer, store: ImageStore, modalities: Sequence[str]) -> dict[str, float]:
     """Macro AUC of each modality's images in a store."""
-    probabilities = mean_probabilities(classifier, store, modalities)
+    probabilities = mean_probabilities(scorer, store, modalities)
     return {
         name: macro_auc(store.labels[store.modalities == index], probabilities[store.modalities == index])
         for index, name in enumerate(modalities)

@@ -23,7 +23,7 @@ from densityclip.training.class_balance import ClassBalance, class_balance
 from densityclip.training.config import TrainConfig
 from densityclip.training.losses import batch_loss, class_prompt, infonce, multi_positive, ordinal
 from densityclip.training.schedule import rate_share
-from densityclip.training.scoring import macro_auc_by_modality
+from densityclip.training.scoring import macro_auc_by_modality, scorer_of
 from densityclip.training.weighting import make_modality_weights
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class ContrastiveTask(lightning.LightningModule):
                 f"the weights are not finite after {self.global_step} steps",
                 "lower learning_rate, with another --out; the last good checkpoint is kept",
             )
-        scores = macro_auc_by_modality(self.classifier(), self.validation, self.config.modalities)
+        scores = macro_auc_by_modality(scorer_of(self.classifier()), self.validation, self.config.modalities)
         # Lightning compares in float32; two rounds whose scores differ only beyond that must be equal here as well.
         scores = {name: float(np.float32(score)) for name, score in scores.items()}
         values = {f"validation/macro_auc/{name}": score for name, score in scores.items()}

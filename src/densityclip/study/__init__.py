@@ -1,0 +1,7 @@
+"""A whole study from one study file: what it will do, and doing it."""
+
+from densityclip.study.measure import measure
+from densityclip.study.plan import plan, summary
+from densityclip.study.run import StudyRun
+
+__all__ = ["StudyRun", "measure", "plan", "summary"]

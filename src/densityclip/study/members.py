@@ -1,0 +1,40 @@
+"""What the members of a study leave on disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from densityclip.artifacts import read_json
+from densityclip.probability.calibrate import Calibration
+from densityclip.probability.joining import Joining
+from densityclip.probability.joining import Member as Key
+from densityclip.study_file import Member
+from densityclip.training.baselines import BASELINE, FITTED_HERE
+
+
+def is_bundle(member: Member) -> bool:
+    """Whether a member is trained as arms are, and leaves a bundle."""
+    return member.arm not in FITTED_HERE
+
+
+def about_of(member: Member, folder: Path) -> Path:
+    """The file that names everything that made a member, its weights' hashes included."""
+    return folder / "bundle" / "provenance.json" if is_bundle(member) else folder / BASELINE
+
+
+def read_about(member: Member, folder: Path) -> dict[str, Any]:
+    """That file's content."""
+    about: dict[str, Any] = read_json(about_of(member, folder), "densityclip study")
+    return about
+
+
+def joinings_of(models: Mapping[Member, Path]) -> dict[Key, Joining]:
+    """How each member joins its images, as `evaluate` takes it."""
+    joinings: dict[Key, Joining] = {}
+    for member, folder in models.items():
+        if is_bundle(member):
+            found = read_json(folder / "bundle" / "calibration.json", "densityclip study")
+        else:
+            found = read_about(member, folder)["calibration"]
+        joinings[member.arm, member.fold, member.seed] = Calibration.from_dict(found).joining
+    return joinings

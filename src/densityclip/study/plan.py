@@ -1,0 +1,153 @@
+"""What a study will do, how much that is, and what of it is done."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from densityclip.imaging.plan import said_bytes, said_seconds
+from densityclip.steps import PREDICTIONS
+from densityclip.study.measure import Speeds
+from densityclip.study.members import about_of
+from densityclip.study.sizes import Size, size_of, validated_by
+from densityclip.study.state import STATE, state_file
+from densityclip.study_file import Member, Study
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One step of a study.
+
+    Attributes:
+        step: Its name.
+        what: What it does.
+        seconds: How long it will take; None where that is not known.
+        done: Whether an earlier run has done it.
+    """
+
+    step: str
+    what: str
+    seconds: float | None = None
+    done: bool = False
+
+    def row(self) -> tuple[str, str, str]:
+        """It as a row of a table."""
+        return self.step, self.what, "done" if self.done else "" if self.seconds is None else said_seconds(self.seconds)
+
+
+def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int = 1) -> list[Planned]:
+    """The steps of a study in their order.
+
+    A step counts as done when a run left its state; whether it reads the same as then, only a run can tell.
+
+    Args:
+        study: The study.
+        out: Its folder, which need not exist.
+        speeds: Of `measure`; without them no time is told.
+        workers: Processes that generate and prepare.
+    """
+    sizes = {name: size_of(study, name, out) for name in study.cohorts}
+    speeds = speeds or Speeds()
+    lines = [*_cohort_lines(study, sizes, speeds, workers), Planned("split", "patients to parts")]
+    if study.foundation.stand_in is not None:
+        taught = study.foundation.stand_in
+        lines.append(Planned("foundation", f"generated stand-in: {taught.exams} exams, {taught.steps} steps"))
+    elif study.foundation.path is None:
+        lines.append(Planned("foundation", "the small model with random weights"))
+    lines += [_training(study, member, sizes, speeds) for member in study.members()]
+    lines += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
+    lines.append(Planned("predictions", PREDICTIONS))
+    lines.append(Planned("evaluate", f"{study.evaluation.resamples} resamples over patients"))
+    lines.append(Planned("local", "what labelled exams of another site would bring"))
+    lines += [Planned(f"explain {arm}", "maps") for arm in study.explain.arms]
+    lines.append(Planned("report", "report.html"))
+    return list(_marked(study, out, lines))
+
+
+def summary(lines: list[Planned], study: Study, out: Path) -> list[str]:
+    """What the whole comes to, in sentences."""
+    sizes = {name: size_of(study, name, out) for name in study.cohorts}
+    known = [size for size in sizes.values() if size is not None]
+    trainings = len([member for member in study.members() if member.arm in study.arms])
+    others = len(study.members()) - trainings
+    said = [f"{trainings} trainings of arms and {others} of baselines."]
+    if known:
+        images, exams = sum(size.total for size in known), sum(size.exams for size in known)
+        said.append(f"{exams:,} exams, {images:,} images; the caches take {said_bytes(sum(s.bytes for s in known))}.")
+    unknown = [name for name, size in sizes.items() if size is None]
+    if unknown:
+        said.append(f"{', '.join(unknown)}: how many images there are is known once they are indexed.")
+    left = sum(line.seconds for line in lines if line.seconds is not None and not line.done)
+    if left:
+        said.append(
+            f"About {said_seconds(left)} for the steps that have a time: an estimate from a few exams and training "
+            "steps measured on this machine just now. The steps without one come on top."
+        )
+    return said
+
+
+def _cohort_lines(study: Study, sizes: dict[str, Size | None], speeds: Speeds, workers: int) -> Iterator[Planned]:
+    for name, cohort in study.cohorts.items():
+        size = sizes[name]
+        if cohort.generate is not None:
+            made = cohort.generate
+            each = speeds.exam.get(name)
+            seconds = None if each is None else each * made.exams / workers
+            yield Planned(f"phantom {name}", f"{made.exams} exams of site {made.site}", seconds)
+        use = "to train, select, calibrate and test" if cohort.role == "internal" else "only scored"
+        yield Planned(f"index {name}", f"{use}{f'; institution {cohort.institution}' if cohort.institution else ''}")
+        what, seconds = "pixels to the cache", None
+        if size is not None:
+            what = f"{size.total:,} images, {said_bytes(size.bytes)}"
+            each = speeds.image.get(name)
+            seconds = None if each is None else each * size.total / workers
+        yield Planned(f"prepare {name}", what, seconds)
+
+
+def _training(study: Study, member: Member, sizes: dict[str, Size | None], speeds: Speeds) -> Planned:
+    if member.arm in ("majority", "histogram"):
+        return Planned(f"train {member.title}", "baseline without a network")
+    config = study.train_config(member)
+    if member.arm == "zero-shot":
+        return Planned(f"train {member.title}", "baseline: nothing is trained")
+    changed = study.arms[member.arm].training if member.arm in study.arms else {}
+    words = "".join(f"; {key} {value}" for key, value in changed.items())
+    what = f"{', '.join(config.modalities)}; {config.steps} steps of {config.batch_size}{words}"
+    per_image = speeds.convolved if member.arm == "cnn" else speeds.trained
+    seconds = _times(per_image, config.steps * config.batch_size)
+    validated = validated_by(study, member, sizes)
+    looks = _times(speeds.scored, None if validated is None else validated * config.steps // config.validate_every)
+    return Planned(
+        f"train {member.title}",
+        what if member.arm in study.arms else f"baseline; {what}",
+        None if seconds is None else seconds + (looks or 0.0),
+    )
+
+
+def _prediction(study: Study, name: str, sizes: dict[str, Size | None], speeds: Speeds) -> Planned:
+    members = study.members_of(name)
+    by = "once" if len(members) == 1 else f"by each of {len(members)} trainings"
+    each = [_times(speeds.scored, size.prepared if size else None) for size in sizes.values()]
+    known = [seconds for seconds in each if seconds is not None]
+    # Without a network the answer takes no time to speak of.
+    seconds = len(members) * sum(known) if len(known) == len(each) and name != "majority" else None
+    return Planned(f"predict {name}", f"every image of {', '.join(sizes)}, {by}", seconds)
+
+
+def _times(each: float | None, number: int | None) -> float | None:
+    return None if each is None or number is None else each * number
+
+
+def _marked(study: Study, out: Path, lines: list[Planned]) -> Iterator[Planned]:
+    trained = {f"train {member.title}": about_of(member, out / "arms" / member.folder) for member in study.members()}
+    predicted = {
+        f"predict {name}": [
+            state_file(out / STATE, f"predict {member.title} {cohort}")
+            for member in study.members_of(name)
+            for cohort in study.cohorts
+        ]
+        for name in (*study.arms, *study.baselines)
+    }
+    for line in lines:
+        file = trained.get(line.step, state_file(out / STATE, line.step))
+        done = all(path.is_file() for path in predicted.get(line.step, [file]))
+        yield Planned(line.step, line.what, line.seconds, done)

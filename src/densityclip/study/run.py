@@ -1,0 +1,337 @@
+"""A study, run from exams to report in one folder, and resumed where it stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from densityclip import steps
+from densityclip.artifacts import hash_file, hash_json, hash_table, read_json, read_table, write_json, write_table
+from densityclip.datasets.registry import DATASETS
+from densityclip.density import CATEGORIES
+from densityclip.errors import UserError
+from densityclip.imaging.recipe import Recipe
+from densityclip.study.maps import map_caption
+from densityclip.study.members import about_of, is_bundle, joinings_of, read_about
+from densityclip.study.state import Progress, Report, Steps, claim
+from densityclip.study.telling import described, kinds_of, provenance_of
+from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Member, Study
+
+LOCAL = "local.json"
+
+
+class StudyRun:
+    """One study in one folder; what is done there is not done again (`state.Steps`)."""
+
+    def __init__(self, study: Study, out: Path, *, workers: int, progress: Progress) -> None:
+        self.study, self.out, self.workers, self.progress = study, out, workers, progress
+        self.steps = Steps(out, progress)
+        self.recipe = Recipe.from_dict(Recipe().to_dict() | study.recipe)
+
+    def run(self) -> Path:
+        """Run what is not yet done.
+
+        Returns:
+            Path of `report.html`.
+        """
+        registered = claim(self.study, self.out)
+        indexes = {name: self._cohort(name) for name in self.study.cohorts}
+        splits = self._split(indexes)
+        caches = {name: self._prepare(name, path) for name, path in indexes.items()}
+        foundation = self._foundation()
+        models = {member: self._train(member, caches, splits, foundation) for member in self.study.members()}
+        predictions = self._predict(models, caches, splits, foundation)
+        metrics = self._evaluate(predictions, models)
+        metrics["local"] = self._local(predictions, models)
+        sheets = {arm: self._explain(arm, models, indexes, predictions) for arm in self.study.explain.arms}
+        return self._report(indexes, models, metrics, sheets, registered)
+
+    def _cohort(self, name: str) -> Path:
+        """Exams and index of one cohort; returns the path of its index."""
+        cohort = self.study.cohorts[name]
+        dataset, source, table, folder = cohort.dataset, cohort.source, cohort.table, self.out / "cohorts" / name
+        request: Any = cohort.model_dump(mode="json")
+        if cohort.generate is not None:
+            exams = folder / "exams"
+            request = self.steps.run(
+                f"phantom {name}", request, [exams / "site.json"], self._generator(cohort.generate, exams)
+            )
+            dataset, source, table = _where_to_index(cohort.generate, exams)
+        assert source is not None
+        if cohort.generate is None:
+            request = [request, _listing(source), [_listing(path) for path in _tables(cohort)]]
+        path = folder / steps.INDEX
+
+        def run(report: Report) -> None:
+            steps.index(
+                source,
+                folder,
+                dataset=dataset,
+                table=table,
+                columns=cohort.columns,
+                label_map=cohort.label_map,
+                site=name if cohort.generate is None and "site" in DATASETS[cohort.dataset].options else None,
+                institution=cohort.institution,
+                workers=self.workers,
+                progress=report,
+            )
+
+        self.steps.run(f"index {name}", request, [path], run)
+        return path
+
+    def _generator(self, generate: Generate, out: Path) -> Callable[[Report], None]:
+        def run(report: Report) -> None:
+            from densityclip.phantom.generate import generate as make
+
+            make(
+                out,
+                site=generate.site,
+                exams=generate.exams,
+                seed=generate.seed,
+                size=generate.size,
+                slice_mm=generate.slice_mm,
+                volumes=generate.volumes,
+                workers=self.workers,
+                progress=report,
+            )
+
+        return run
+
+    def _split(self, indexes: dict[str, Path]) -> Path:
+        path = self.out / "splits.parquet"
+        external = [name for name, cohort in self.study.cohorts.items() if cohort.role == "external"]
+        request = {name: hash_table(read_table(index, "index")) for name, index in indexes.items()}
+
+        def run(report: Report) -> None:
+            steps.split(indexes, path, external=external, folds=self.study.folds, seed=self.study.split_seed)
+            report(1, 1)
+
+        self.steps.run("split", [request, external, self.study.folds, self.study.split_seed], [path], run)
+        return path
+
+    def _prepare(self, name: str, index: Path) -> Path:
+        cache = self.out / "cohorts" / name / "cache"
+        request = [hash_table(read_table(index, "index")), self.recipe.to_dict()]
+        self.steps.run(
+            f"prepare {name}",
+            request,
+            [cache / "images.npy"],
+            lambda report: _ignore(steps.prepare(index, cache, self.recipe, workers=self.workers, progress=report)),
+        )
+        return cache
+
+    def _foundation(self) -> Path:
+        if self.study.foundation.path is not None:
+            return self.study.foundation.path
+        folder, seed, taught = self.out / "foundation", self.study.foundation.small_seed, self.study.foundation.stand_in
+
+        def run(report: Report) -> None:
+            if taught is not None:
+                how = taught.model_dump()
+                steps.make_stand_in(folder, site=STAND_IN_SITE, workers=self.workers, progress=report, **how)
+                return
+            from densityclip.model.small import make_small_foundation
+
+            make_small_foundation(folder, seed=seed or 0)
+            report(1, 1)
+
+        request = seed if taught is None else taught.model_dump()
+        self.steps.run("foundation", request, [folder / "foundation.json"], run)
+        return folder
+
+    def _train(self, member: Member, caches: dict[str, Path], splits: Path, foundation: Path) -> Path:
+        """Train one member on the internal cohorts; it knows itself whether it is done. Returns its folder."""
+        internal = {name: cohort for name, cohort in self.study.cohorts.items() if cohort.role == "internal"}
+        data = {
+            "cohorts": {name: {"redistribute": cohort.redistribute} for name, cohort in internal.items()},
+            "redistribute": all(cohort.redistribute for cohort in internal.values()),
+        }
+        folder, learned = self.out / "arms" / member.folder, [caches[name] for name in internal]
+        config = self.study.train_config(member)
+        with self.progress(f"train {member.title}") as report:
+            if is_bundle(member):
+                steps.train(learned, splits, foundation, folder, config, data=data, progress=report)
+                return folder
+            return steps.fit_baseline(
+                member.arm,
+                learned,
+                splits,
+                foundation,
+                folder,
+                config,
+                cnn=self.study.baseline_cnn.name,
+                cnn_weights=self.study.baseline_cnn.weights,
+                data=data,
+                progress=report,
+            )
+
+    def _predict(
+        self, models: dict[Member, Path], caches: dict[str, Path], splits: Path, foundation: Path
+    ) -> pl.DataFrame:
+        parts = [
+            self._predict_one(member, folder, name, cache, splits, foundation)
+            for member, folder in models.items()
+            for name, cache in caches.items()
+        ]
+        table = pl.concat(parts)
+        inputs = {member.title: hash_file(about_of(member, folder)) for member, folder in models.items()}
+        joinings = joinings_of(models)
+
+        def run(report: Report) -> None:
+            config = {"study": self.study.name}
+            steps.write_predictions(table, self.out, config=config, inputs=inputs, joinings=joinings)
+            report(1, 1)
+
+        self.steps.run("predictions", hash_table(table), [self.out / steps.PREDICTIONS], run)
+        return table
+
+    def _predict_one(
+        self, member: Member, folder: Path, name: str, cache: Path, splits: Path, foundation: Path
+    ) -> pl.DataFrame:
+        """Every image of a cohort, by one member."""
+        path = folder / f"predictions-{name}.parquet"
+        request = [hash_file(about_of(member, folder)), hash_file(cache / "rows.parquet"), hash_file(splits)]
+
+        def run(report: Report) -> None:
+            mine = steps.read_splits(splits).filter(pl.col("cohort") == name)
+            if is_bundle(member):
+                table = steps.predict_cohort(cache, folder / "bundle", mine, arm=member.arm, progress=report)
+            else:
+                table = steps.predict_with_baseline(cache, folder, foundation, mine, arm=member.arm, progress=report)
+            write_table(table, path, "predictions")
+
+        self.steps.run(f"predict {member.title} {name}", request, [path], run)
+        return read_table(path, "predictions")
+
+    def _evaluate(self, predictions: pl.DataFrame, models: dict[Member, Path]) -> dict[str, Any]:
+        study, joinings = self.study, joinings_of(models)
+        part = "test" if study.cohorts[study.primary.cohort].role == "internal" else "external"
+        settings: dict[str, Any] = {
+            "resamples": study.evaluation.resamples,
+            "seed": study.evaluation.seed,
+            "groups": list(study.groups),
+            "smallest_group": study.smallest_group,
+            "primary": study.primary.model_dump(mode="json") | {"part": part},
+        }
+        self.steps.run(
+            "evaluate",
+            [hash_table(predictions), settings, {str(key): joining.to_dict() for key, joining in joinings.items()}],
+            [self.out / steps.METRICS],
+            lambda report: _ignore(
+                steps.evaluate(predictions, self.out, joinings=joinings, progress=report, **settings)
+            ),
+        )
+        metrics: dict[str, Any] = read_json(self.out / steps.METRICS, "densityclip evaluate")
+        return metrics
+
+    def _local(self, predictions: pl.DataFrame, models: dict[Member, Path]) -> list[dict[str, Any]]:
+        """Local adaptation of the first arm of the primary contrast; secondary, so in a file of its own."""
+        arm, *_ = self.study.primary.contrast
+        mine = predictions.filter(arm=arm)
+        counts = [
+            read_about(member, models[member])["data"]["images_by_category"] for member in models if member.arm == arm
+        ]
+        # Half an image more, as where the frequencies were put back: no share is zero.
+        prior = [float(np.mean([count[letter] + 0.5 for count in counts])) for letter in CATEGORIES]
+        seed, path = self.study.evaluation.seed, self.out / LOCAL
+        self.steps.run(
+            "local",
+            [hash_table(mine), prior, seed],
+            [path],
+            lambda _: write_json(path, steps.adapt_locally(mine, prior, seed=seed)),
+        )
+        found: list[dict[str, Any]] = read_json(path, "densityclip study")
+        return found
+
+    def _explain(
+        self, arm: str, models: dict[Member, Path], indexes: dict[str, Path], predictions: pl.DataFrame
+    ) -> list[Path]:
+        """Maps of an arm's first member on every cohort, on one colour scale; returns the folders, one a cohort."""
+        member, *_ = self.study.members_of(arm)
+        bundle = models[member] / "bundle"
+        mine = predictions.filter(arm=member.arm, fold=member.fold, seed=member.seed)
+        number = self.study.explain.images_per_cell
+        chosen = {name: steps.choose_images(read_table(path, "index"), mine, number) for name, path in indexes.items()}
+        chosen = {name: table for name, table in chosen.items() if len(table)}
+        truth = {name: self.out / "cohorts" / name / "exams" / "truth" for name in chosen}
+        folder = self.out / "arms" / arm / "maps"
+        if not chosen:
+            return []
+
+        def run(report: Report) -> None:
+            from densityclip.inference.predictor import Predictor
+            from densityclip.model.bundle import load_bundle
+
+            predictor = Predictor(load_bundle(bundle))
+            title = f"GradCAM of the density score: model {member.title}"
+            steps.explain(chosen, predictor, folder, truth=truth, title=title, progress=report)
+
+        request = [{name: hash_table(table) for name, table in chosen.items()}, hash_file(bundle / "provenance.json")]
+        self.steps.run(f"explain {arm}", request, [folder / name / "explain.json" for name in chosen], run)
+        return [folder / name for name in chosen]
+
+    def _report(
+        self,
+        indexes: dict[str, Path],
+        models: dict[Member, Path],
+        metrics: dict[str, Any],
+        maps: dict[str, list[Path]],
+        registered: dict[str, Any],
+    ) -> Path:
+        from densityclip.report.study_report import Sheet, write_study_report
+
+        sheets = [
+            Sheet(
+                title=f"Model {arm}, cohort {folder.name}",
+                caption=map_caption(folder),
+                png=(folder / "sheet.png").read_bytes(),
+            )
+            for arm, folders in maps.items()
+            for folder in folders
+            if self.study.cohorts[folder.name].redistribute
+        ]
+        firsts = {arm: models[self.study.members_of(arm)[0]] for arm in self.study.arms}
+        audits = {name: read_json(index.parent / "audit.json", "densityclip index") for name, index in indexes.items()}
+        with self.progress("report") as report:
+            path = write_study_report(
+                self.out / "report.html",
+                study=described(self.study, self.out, models, kinds_of(self.study, indexes)),
+                metrics=metrics,
+                trainings={arm: pl.read_csv(folder / "training.csv") for arm, folder in firsts.items()},
+                sheets=sheets,
+                audits=audits,
+                provenance=provenance_of(self.study, models, registered),
+            )
+            report(1, 1)
+        return path
+
+
+def _listing(source: Path) -> str:
+    """Hash of the names, sizes and times of an archive's files, or of a table: what is cheap to see of a change."""
+    if not source.exists():
+        raise UserError(f"{source} does not exist", "correct `source` and `table` in the study file")
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    return hash_json(
+        [[path.relative_to(source).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    )
+
+
+def _tables(cohort: Cohort) -> list[Path]:
+    """The tables that a cohort is read from, where they do not lie in its source; EMBED has a second one beside."""
+    if cohort.table is None:
+        return []
+    if "label_map" in DATASETS[cohort.dataset].options or not cohort.table.is_file():
+        return [cohort.table]
+    return sorted(path for path in cohort.table.parent.iterdir() if path.suffix in (".csv", ".parquet"))
+
+
+def _where_to_index(generate: Generate, exams: Path) -> tuple[str, Path, Path | None]:
+    from densityclip.phantom.generate import where_to_index
+
+    return where_to_index(generate.site, exams)
+
+
+def _ignore(_: Any) -> None:
+    """A step's result is its files."""
