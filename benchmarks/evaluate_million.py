@@ -45,7 +45,10 @@ def women(cohorts: Mapping[str, tuple[str, int]], seed: int) -> pl.DataFrame:
                     "side": random.choice(parts, number, p=[0.3, 0.7] if part == "internal" else [1.0]),
                     "site": random.choice([f"{cohort} east", f"{cohort} west"], number) if k == 1 else cohort,
                     "vendor": vendor,
-                    "machine": [f"{name} {'I' if one < 0.7 else 'II'}" for name, one in zip(vendor, random.random(number), strict=True)],
+                    "machine": [
+                        f"{name} {'I' if one < 0.7 else 'II'}"
+                        for name, one in zip(vendor, random.random(number), strict=True)
+                    ],
                     "age": np.where(random.random(number) < 0.04, np.nan, age),
                     "race": random.choice(["White", "Black", "Asian", "unknown"], number, p=[0.5, 0.32, 0.12, 0.06]),
                     "z": z,
@@ -126,11 +129,12 @@ def main() -> None:
     print(f"{table.height:,} predictions of {women_each:,} patients, {asked.arms} arms of {asked.members} trainings")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    done: list[float] = []
-    metrics = evaluate(table, resamples=asked.resamples, progress=lambda k, n: done.append(time.perf_counter() - start))
+    metrics = evaluate(table, resamples=asked.resamples)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{seconds:.0f} s with {asked.resamples} resamples, {len(metrics['cells'])} cells, {len(metrics['groups'])} groups")
+    print(
+        f"{seconds:.0f} s, {asked.resamples} resamples, {len(metrics['cells'])} cells, {len(metrics['groups'])} groups"
+    )
     print(f"peak memory {peak:,.0f} MB, of which {before:,.0f} MB before (the predictions themselves)")
     print(f"metrics.json: {len(json.dumps(metrics)) / 1e6:.1f} MB")
     print(f"{os.cpu_count()} CPUs, Python {platform.python_version()}, polars {pl.__version__}, numpy {np.__version__}")

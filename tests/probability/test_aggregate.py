@@ -1,33 +1,14 @@
 """Joining slices, images, breasts and exams, against values computed by hand."""
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
 
-from densityclip.artifacts import LOGITS, PREDICTIONS, PROBABILITIES, conform
+from densityclip.artifacts import LOGITS, PREDICTIONS
 from densityclip.probability.aggregate import average_slices, fill_derived, softmax, to_level
-
-
-def row(image_id: str, probabilities: list[float], *, logits: list[float] | None = None, **facts: object) -> dict:
-    raw = np.log(probabilities) if logits is None else np.asarray(logits)
-    base = {
-        "level": "image", "image_id": image_id, "exam_id": "e", "patient_id": "p", "modality": "DM", "view": "CC",
-        "laterality": "L", "site": "s", "cohort": "c", "part": "test", "fold": 0, "arm": "a", "seed": 0, "label": "B",
-        "status": "ok",
-    }  # fmt: skip
-    values = dict(zip(PROBABILITIES, probabilities, strict=True)) | dict(zip(LOGITS, map(float, raw), strict=True))
-    return base | values | facts
-
-
-def table(*rows: dict) -> pl.DataFrame:
-    return conform(pl.DataFrame(list(rows), infer_schema_length=None), "predictions")
-
-
-def probabilities_of(result: pl.DataFrame) -> np.ndarray:
-    return result.select(PROBABILITIES).to_numpy()
+from prediction_rows import probabilities_of, row, table
 
 
 @given(st.lists(st.lists(st.floats(-800, 800), min_size=4, max_size=4), min_size=1, max_size=5))

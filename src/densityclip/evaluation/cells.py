@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from densityclip.density import CATEGORIES, DENSE
@@ -108,7 +107,9 @@ def each_member(members: pl.DataFrame) -> list[dict[str, Any]]:
 def analytic_aucs(sample: Sample, patients: Any) -> dict[str, dict[str, Any]]:
     """Intervals of AUCs without resampling: DeLong, or its form for clustered rows; None where not estimable."""
     dense_from = CATEGORIES.index(DENSE[0])
-    asked = {f"auc_{letter.lower()}": (sample.labels == k, sample.probabilities[:, k]) for k, letter in enumerate("ABCD")}
+    asked = {
+        f"auc_{letter.lower()}": (sample.labels == k, sample.probabilities[:, k]) for k, letter in enumerate("ABCD")
+    }
     asked["dense_auc"] = (sample.labels >= dense_from, sample.probabilities[:, dense_from:].sum(axis=1))
     found = {}
     for name, (positive, scores) in asked.items():

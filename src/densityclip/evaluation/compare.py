@@ -1,12 +1,15 @@
 """Paired difference between two arms on the same images: the same resampled patients for both."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from densityclip.errors import UserError
-from densityclip.evaluation.bootstrap import Estimate, interval, replicates
-from densityclip.evaluation.metrics import METRICS, Floats, Sample
+from densityclip.evaluation.bootstrap import Estimate, finite_or_none, interval, replicates
+from densityclip.evaluation.hypotheses import two_sided_p
+from densityclip.evaluation.metrics import Sample
+from densityclip.evaluation.ranking import Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,21 +32,44 @@ class ScoredArm:
 
     @classmethod
     def of(
-        cls, ids: Sequence[str], patients: Sequence[str], sample: Sample, *, resamples: int, seed: int
+        cls,
+        ids: Sequence[str],
+        patients: Sequence[str],
+        sample: Sample,
+        *,
+        resamples: int,
+        seed: int,
+        names: Iterable[str] | None = None,
     ) -> "ScoredArm":
-        """Score the rows and every resample of their patients."""
-        values = {name: float(value[0]) for name, value in sample.score().items()}
-        replicated = replicates(sample, patients, resamples=resamples, seed=seed)
+        """Score the rows and every resample of their patients, by the named metrics or by all."""
+        wanted = None if names is None else tuple(names)
+        values = {name: float(value[0]) for name, value in sample.score(names=wanted).items()}
+        replicated = replicates(sample, patients, resamples=resamples, seed=seed, names=wanted)
         return cls(tuple(ids), tuple(patients), tuple(sample.labels.tolist()), values, replicated)
 
     def estimates(self) -> dict[str, Estimate]:
         """Every metric with its interval."""
         n_patients = len(set(self.patients))
-        return {name: interval(self.values[name], self.replicated[name], n_patients) for name in METRICS}
+        return {name: interval(value, self.replicated[name], n_patients) for name, value in self.values.items()}
 
 
-def compare(first: ScoredArm, second: ScoredArm) -> dict[str, Estimate]:
-    """Second minus first, every metric, with the interval of the difference.
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A paired difference of one metric.
+
+    Attributes:
+        p: Two-sided, against no difference; NaN where there is no interval.
+    """
+
+    p: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, NaN as None."""
+        return super().as_json() | {"excludes_zero": excludes_zero(self), "p": finite_or_none(self.p)}
+
+
+def compare(first: ScoredArm, second: ScoredArm) -> dict[str, Difference]:
+    """Second minus first, every metric that both have, with the interval of the difference and its p-value.
 
     Args:
         first: Scored with the same number of resamples and the same seed as `second`.
@@ -65,12 +91,13 @@ def compare(first: ScoredArm, second: ScoredArm) -> dict[str, Estimate]:
             "make both predictions from the same index, then compare again",
         )
     n_patients = len(set(first.patients))
-    return {
-        name: interval(
-            second.values[name] - first.values[name], second.replicated[name] - first.replicated[name], n_patients
-        )
-        for name in METRICS
-    }
+    found = {}
+    for name in (name for name in first.values if name in second.values):
+        replicated = second.replicated[name] - first.replicated[name]
+        gap = interval(second.values[name] - first.values[name], replicated, n_patients)
+        p = two_sided_p(replicated) if math.isfinite(gap.low) else math.nan
+        found[name] = Difference(gap.value, gap.low, gap.high, gap.resamples_used, p)
+    return found
 
 
 def excludes_zero(estimate: Estimate) -> bool | None:
@@ -80,6 +107,6 @@ def excludes_zero(estimate: Estimate) -> bool | None:
     return estimate.low > 0.0 or estimate.high < 0.0
 
 
-def difference_as_json(estimate: Estimate) -> dict[str, Any]:
+def difference_as_json(difference: Difference) -> dict[str, Any]:
     """A difference as metrics.json holds it."""
-    return estimate.as_json() | {"excludes_zero": excludes_zero(estimate)}
+    return difference.as_json()

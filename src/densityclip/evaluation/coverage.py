@@ -54,13 +54,17 @@ def conformal_entries(
         for test_set, here in of_arm.test_sets():
             rows = labelled(here.ensemble)
             at_home = test_set["part"] == Part.TEST.value and test_set["cohort"] in fit_rows["cohort"]
-            about = {"arm": arm} | test_set | {
-                "modality": modality,
-                "level": scored.level,
-                "coverage_wanted": COVERAGE_WANTED,
-                "promised": bool(same and at_home),
-                "fitted_on_patients": fit_rows["patient_id"].n_unique(),
-            }
+            about = (
+                {"arm": arm}
+                | test_set
+                | {
+                    "modality": modality,
+                    "level": scored.level,
+                    "coverage_wanted": COVERAGE_WANTED,
+                    "promised": bool(same and at_home),
+                    "fitted_on_patients": fit_rows["patient_id"].n_unique(),
+                }
+            )
             shown = groups if modality == ALL else ()
             found += [about | entry for entry in _by_group(rows, fitted, shown, smallest_group, resampling)]
     return found

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from densityclip.errors import UserError
 from densityclip.evaluation.bootstrap import Estimate, finite_or_none, interval
 from densityclip.evaluation.compare import ScoredArm
-from densityclip.evaluation.hypotheses import holm, two_sided_p
-from densityclip.evaluation.metrics import LOWER_IS_BETTER, Floats
+from densityclip.evaluation.hypotheses import NonInferiority, Superiority, holm
+from densityclip.evaluation.metrics import Floats
 from densityclip.evaluation.places import Place
 
-SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
+NOT_ESTIMABLE = "not estimable"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +55,12 @@ class Comparison:
         n_patients = entry["n_patients"]
         return cls(place, interval(value, replicated, n_patients), replicated, n_patients, None)
 
-    @property
-    def p(self) -> float:
-        """Two-sided, against no difference; NaN where there is none to test."""
-        if self.difference is None or self.n_patients < 2 or not np.isfinite(self.difference.value):
-            return float("nan")
-        return two_sided_p(self.replicated)
+    def judge(self, hypothesis: Superiority | NonInferiority) -> tuple[str, float]:
+        """Verdict and p-value; NaN where there is no difference or no interval."""
+        if self.difference is None or not np.isfinite(self.difference.low):
+            return NOT_ESTIMABLE, float("nan")
+        judgement = hypothesis.judge(self.difference, self.replicated)
+        return judgement.verdict, judgement.p
 
 
 def endpoint_and_family(
@@ -78,8 +79,9 @@ def endpoint_and_family(
         return None, []
     asked = next((one for place, one in comparisons.items() if _is_asked(place, primary)), None)
     others = [one for one in comparisons.values() if one is not asked]
-    tested = [one for one in others if np.isfinite(one.p)]
-    corrected = dict(zip(map(id, tested), holm([one.p for one in tested]), strict=True)) if tested else {}
+    found = [one.judge(Superiority(metric=primary["metric"])) for one in others]
+    # A test that could not be made counts too: whoever planned it planned to look at it.
+    corrected = holm([p for _, p in found])
     family = [
         one.place.as_json()
         | {
@@ -87,11 +89,11 @@ def endpoint_and_family(
             "contrast": list(primary["contrast"]),
             "n_patients": one.n_patients,
             "estimate": None if one.difference is None else one.difference.as_json(),
-            "p": finite_or_none(one.p),
-            "p_holm": finite_or_none(float(corrected[id(one)])) if id(one) in corrected else None,
+            "p": finite_or_none(p),
+            "p_holm": finite_or_none(p_holm),
             "not_compared": one.not_compared,
         }
-        for one in others
+        for one, (_, p), p_holm in zip(others, found, corrected, strict=True)
     ]
     return _endpoint(primary, asked), family
 
@@ -105,31 +107,39 @@ def _is_asked(place: Place, primary: Mapping[str, Any]) -> bool:
     ) and (part is None or place.part == part)
 
 
+def _hypothesis(primary: Mapping[str, Any]) -> Superiority | NonInferiority:
+    """What is to be shown.
+
+    Raises:
+        UserError: A non-inferiority without a margin, or of a kind that is neither.
+    """
+    kind, margin = primary.get("kind") or Superiority.kind, primary.get("margin")
+    if kind == Superiority.kind:
+        return Superiority(metric=primary["metric"])
+    if kind == NonInferiority.kind and margin is not None:
+        return NonInferiority(metric=primary["metric"], margin=float(margin))
+    raise UserError(
+        f"the primary question is of kind {kind!r} with margin {margin}",
+        "ask for superiority, or for non-inferiority with a margin",
+    )
+
+
 def _endpoint(primary: Mapping[str, Any], asked: Comparison | None) -> dict[str, Any]:
-    kind, margin = primary.get("kind", SUPERIORITY), primary.get("margin")
-    entry: dict[str, Any] = {
+    hypothesis = _hypothesis(primary)
+    verdict, p = (NOT_ESTIMABLE, float("nan")) if asked is None else asked.judge(hypothesis)
+    estimate = None if asked is None or asked.difference is None else asked.difference.as_json()
+    return {
         "metric": primary["metric"],
         "level": primary["level"],
         "modality": primary["modality"],
         "cohort": primary["cohort"],
         "part": asked.place.part if asked else primary.get("part"),
         "contrast": list(primary["contrast"]),
-        "kind": kind,
-        "margin": margin,
+        "kind": hypothesis.kind,
+        "margin": hypothesis.margin if isinstance(hypothesis, NonInferiority) else None,
         "n_patients": asked.n_patients if asked else 0,
-        "estimate": None,
-        "p": None,
-        "verdict": "not estimable",
-        "why": None,
+        "estimate": estimate,
+        "p": finite_or_none(p),
+        "verdict": verdict,
+        "why": "there are no such predictions of both arms" if asked is None else asked.not_compared,
     }
-    if asked is None:
-        return entry | {"why": "there are no such predictions of both arms"}
-    if asked.difference is None:
-        return entry | {"why": asked.not_compared}
-    return entry | {
-        "estimate": asked.difference.as_json(),
-        "p": finite_or_none(asked.p),
-        "verdict": _verdict(asked.difference, kind, margin, primary["metric"] in LOWER_IS_BETTER),
-    }
-def _verdict(difference, kind, margin, lower_is_better):
-    return "x"

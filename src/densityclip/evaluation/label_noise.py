@@ -83,7 +83,9 @@ class Reader:
         """The reader of whom two disagree this often on dense or not dense."""
 
         def beyond(joint: Floats) -> float:
-            return discordance - float(joint[:_DENSE_FROM, _DENSE_FROM:].sum() + joint[_DENSE_FROM:, :_DENSE_FROM].sum())
+            return discordance - float(
+                joint[:_DENSE_FROM, _DENSE_FROM:].sum() + joint[_DENSE_FROM:, :_DENSE_FROM].sum()
+            )
 
         return cls._solved(beyond, shares)
 

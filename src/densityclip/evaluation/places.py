@@ -115,7 +115,7 @@ def places(images: pl.DataFrame) -> Iterator[Place]:
             whole = site == ALL or len(sites) == 1
             for modality in [*present, ALL] if len(present) > 1 else present:
                 for level in LEVELS:
-                    yield Place(cohort, part, site, modality, level, whole)  # type: ignore[arg-type]
+                    yield Place(cohort, part, site, modality, level, whole)
 
 
 def labelled(rows: pl.DataFrame) -> pl.DataFrame:

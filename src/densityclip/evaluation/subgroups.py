@@ -46,10 +46,10 @@ def check_groups(groups: Sequence[str]) -> None:
 def with_age_band(rows: pl.DataFrame) -> pl.DataFrame:
     """A column `age_band`: `<40`, by decades to `60-69`, `70+`, or null where the age is not known."""
     age = pl.col("age").fill_nan(None)
-    band = pl.when(age.is_null()).then(None)
-    for below, name in _BANDS:
-        band = band.when(age < below).then(pl.lit(name))
-    return rows.with_columns(band.otherwise(pl.lit(_OLDEST)).alias("age_band"))
+    names = [*(name for _, name in _BANDS), _OLDEST]
+    # An age on a bound is the older band's.
+    band = age.cut([below for below, _ in _BANDS], labels=names, left_closed=True).cast(pl.String)
+    return rows.with_columns(band.alias("age_band"))
 
 
 def applies(by: str, level: str) -> bool:
@@ -156,9 +156,7 @@ def _worst(groups: Sequence[_Group], categories: set[str]) -> list[dict[str, Any
         low, high = able[int(values.argmin())], able[int(values.argmax())]
         worst, best = (high, low) if metric in LOWER_IS_BETTER else (low, high)
         # A resample in which one of the groups cannot be estimated has another set of groups: max - min is NaN there.
-        gap = interval(
-            float(values.max() - values.min()), replicated.max(axis=0) - replicated.min(axis=0), len(able)
-        )
+        gap = interval(float(values.max() - values.min()), replicated.max(axis=0) - replicated.min(axis=0), len(able))
         found.append(
             {
                 "metric": metric,

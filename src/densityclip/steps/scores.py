@@ -104,7 +104,7 @@ def compare(
     table = pl.concat(
         table.with_columns(pl.lit(name).alias("arm")) for table, name in zip((first, second), names, strict=True)
     )
-    both = {
+    both: dict[Member, Joining] = {
         (name, fold, seed): joining
         for of_one, name in zip(joinings, names, strict=True)
         for (_, fold, seed), joining in of_one.items()
