@@ -84,9 +84,7 @@ def find_whole(
     return find_cell(metrics, arm, cohort=cohort, part=part, modality=modality, level=level)
 
 
-def _our_row(
-    arm: str, cell: Mapping[str, Any], kinds: Mapping[str, str] | None, generated: bool
-) -> tuple[str, ...]:
+def _our_row(arm: str, cell: Mapping[str, Any], kinds: Mapping[str, str] | None, generated: bool) -> tuple[str, ...]:
     figures = cell["metrics"]
     areas = [figures[f"auc_{letter.lower()}"]["value"] for letter in CATEGORIES]
     known = [value for value in areas if value is not None]
@@ -99,8 +97,7 @@ def _our_row(
         f"macro {estimate_text(figures['macro_auc'])}; categories "
         + (f"{number(min(known))} to {number(max(known))}" if known else NOT_ESTIMABLE),
         f"linear {estimate_text(figures['linear_kappa'])}",
-        "95% intervals over patients"
-        + ("; generated exams: says nothing about patients." if generated else "."),
+        "95% intervals over patients" + ("; generated exams: says nothing about patients." if generated else "."),
     )
 
 

@@ -67,9 +67,7 @@ def group_views(
             of_cohort = found.setdefault((entry["cohort"], entry["part"]), {})
             of_cohort.setdefault((entry["by"], entry["group"]), {})[entry["arm"]] = entry
     smallest = metrics.get("smallest_group", 20)
-    return [
-        _view(metrics, place, groups, arms, level, metric, smallest, kinds) for place, groups in found.items()
-    ]
+    return [_view(metrics, place, groups, arms, level, metric, smallest, kinds) for place, groups in found.items()]
 
 
 def _view(

@@ -1,4 +1,4 @@
-"""What probabilities are worth: calibration figures, conformal sets, and the ceiling that noisy labels put on accuracy."""
+"""What probabilities are worth: calibration, conformal sets, and the ceiling that noisy labels put on accuracy."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,9 +21,7 @@ def set_title(cohort: str | None, part: str | None, kinds: Mapping[str, str] | N
     return f"{cohort or 'all images'}{f' ({kind})' if kind else ''}"
 
 
-def calibration_grid(
-    metrics: Mapping[str, Any], arms: Sequence[str], kinds: Mapping[str, str] | None = None
-) -> Grid:
+def calibration_grid(metrics: Mapping[str, Any], arms: Sequence[str], kinds: Mapping[str, str] | None = None) -> Grid:
     """Calibration error and Brier score of whole cohorts at every level."""
     rows: list[tuple[str, ...]] = []
     for cohort, part in whole_sets(metrics):

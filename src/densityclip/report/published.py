@@ -59,7 +59,11 @@ PUBLISHED: tuple[Published, ...] = (
     Published("Chang 2020", "108,230", "unknown", kappa="0.667"),
     Published("DBT-DINO 2025", "5,000 DBT exams", "exam", accuracy="0.79; DINOv2 0.73; DenseNet-121 0.74"),
     Published(
-        "One reader, read twice (Spayne 2012)", "11,755 women", "reader", accuracy="agreement 0.772", kappa="weighted 0.70"
+        "One reader, read twice (Spayne 2012)",
+        "11,755 women",
+        "reader",
+        accuracy="agreement 0.772",
+        kappa="weighted 0.70",
     ),
     Published(
         "Readers (Sprague 2016)",

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from densityclip.evaluation.evaluate import ALL
-from densityclip.evaluation.metrics import METRICS
 
 MAIN_METRICS: tuple[str, ...] = ("macro_auc", "accuracy", "quadratic_kappa")
 NOT_ESTIMABLE = "not estimable"

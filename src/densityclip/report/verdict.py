@@ -67,7 +67,9 @@ def _non_inferiority(endpoint: Mapping[str, Any], said: str) -> str:
 def _question(endpoint: Mapping[str, Any]) -> str:
     first, second = endpoint["contrast"]
     if endpoint["kind"] == "non-inferiority":
-        return f"is {first} worse than {second} by less than {endpoint['margin']:g} in {metric_name(endpoint['metric'])}"
+        return (
+            f"is {first} worse than {second} by less than {endpoint['margin']:g} in {metric_name(endpoint['metric'])}"
+        )
     return f"is {first} better than {second} in {metric_name(endpoint['metric'])}"
 
 
