@@ -79,8 +79,11 @@ def _part_steps(labelled: pl.DataFrame, parts: pl.DataFrame) -> list[FlowStep]:
     for part in (one.value for one in Part):
         mine = counts.filter(part=part)
         if mine.height:
-            spans = [(int(mine[name].min()), int(mine[name].max())) for name in ("patient_id", "exam_id", "images")]  # type: ignore[arg-type]
-            steps.append(FlowStep(f"part {part}", *spans))
+            patients, exams, images = (
+                (int(mine[name].min()), int(mine[name].max()))  # type: ignore[arg-type]
+                for name in ("patient_id", "exam_id", "images")
+            )
+            steps.append(FlowStep(f"part {part}", patients, exams, images))
     return steps
 
 

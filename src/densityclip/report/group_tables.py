@@ -42,7 +42,7 @@ def group_level(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
 
 def group_metric(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
     """The metric of the forest plots: the primary one, or accuracy where groups do not have it."""
-    shown = next((entry["metrics"] for entry in metrics.get("groups", []) if entry["metrics"]), {})
+    shown: Mapping[str, Any] = next((entry["metrics"] for entry in metrics.get("groups", []) if entry["metrics"]), {})
     return str(primary["metric"]) if primary["metric"] in shown else _FALLBACK
 
 

@@ -68,14 +68,13 @@ def roc_pictures(sets: Sequence[TestSet]) -> list[PictureGroup]:
 
 
 def reliability_pictures(sets: Sequence[TestSet]) -> list[PictureGroup]:
-    """Reliability curves per arm and cohort, over all modalities or the only one."""
-    groups = []
+    """Reliability curves per arm and cohort, over all modalities or the only one, in one group."""
+    pictures = []
     for one in sets:
         rows = [row for row in one.rows if row.place["modality"] == ALL] or list(one.rows[:1])
-        pictures = [_reliability_picture(arm, cell) for row in rows for arm, cell in row.cells.items()]
-        if one.whole and pictures:
-            groups.append(PictureGroup(one.title, one.note, tuple(pictures)))
-    return groups
+        for row in rows if one.whole else ():
+            pictures += [_reliability_picture(arm, cell, one) for arm, cell in row.cells.items()]
+    return [PictureGroup("", "", tuple(pictures))] if pictures else []
 
 
 def _groups(sets: Sequence[TestSet], draw: Callable[[str, Mapping[str, Any]], Picture]) -> list[PictureGroup]:
@@ -112,15 +111,16 @@ def _roc_picture(arm: str, cell: Mapping[str, Any]) -> Picture:
     )
 
 
-def _reliability_picture(arm: str, cell: Mapping[str, Any]) -> Picture:
+def _reliability_picture(arm: str, cell: Mapping[str, Any], of: TestSet) -> Picture:
     error = cell["metrics"]["ece"]["value"]
     said = f"expected calibration error {error:.2f}" if error is not None else "calibration error not estimable"
     modality = "all modalities" if cell["modality"] == ALL else cell["modality"]
+    place = f"{of.title}, {modality}" + (f" ({of.note})" if of.note else "")
     return Picture(
         data_uri(reliability_figure(cell.get("reliability", {})), "svg"),
-        f"{arm} on {modality}",
-        f"{cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients; {said}",
-        f"Reliability of {arm} on {modality}; {said}",
+        f"{arm} on {of.title}",
+        f"{place}: {cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients; {said}",
+        f"Reliability of {arm} on {place}; {said}",
     )
 
 

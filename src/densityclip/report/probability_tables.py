@@ -80,13 +80,13 @@ def temperature_grid(calibrations: Mapping[str, Sequence[Mapping[str, Any]]]) ->
             )
     if not rows:
         return None
-    head = ("Arm", "Fold", "Seed", *(f"{level.capitalize()} temperature" for level in _LEVELS))
     return Grid(
-        (*head, "Exam rule", "Fitted on patients"),
+        ("Arm", "Fold", "Seed", *(level.capitalize() for level in _LEVELS), "Exam rule", "Patients"),
         tuple(rows),
         title="Temperatures and exam rule of each training",
         note=(
-            "A temperature above one makes probabilities less sure. Fitted on the calibration part; the exam rule "
+            "Temperatures by level; above one they make probabilities less sure. Fitted on that many patients of the "
+            "calibration part. The exam rule "
             "(mean of the breasts, the denser breast, or a learned weight between) was chosen on validation."
         ),
         figures_from=3,
@@ -131,7 +131,7 @@ def _conformal(
         promised = all(entry["promised"] and entry["by"] == "all" for entry in mine)
         rows.append((f"{set_title(cohort, part, kinds)}: {'promised' if promised else 'observed'} coverage",))
         rows += [_conformal_row(entry) for entry in mine]
-    head = (column, "Arm", "Patients", "Coverage", "Mean size", "One", "Two", "Three", "Four", "None")
+    head = (column, "Arm", "Patients", "Coverage", "Mean size", "Of 1", "Of 2", "Of 3", "Of 4", "Empty")
     return Grid(head, tuple(rows), title=title, note=note, figures_from=2)
 
 
@@ -159,7 +159,6 @@ def ceiling_grid(
     return Grid(
         ("Labels as if by", "Level", "Perfect model", "A second reader", *arms),
         rows,
-        title="Accuracy, and what the noise of the labels leaves to reach",
         note=(
             "An order of magnitude, not an estimate of this cohort's readers: it supposes that a reader only confuses "
             "neighbouring categories, with one probability for every boundary, taken from published agreement (same "
@@ -174,9 +173,9 @@ def _ceiling_rows(
     metrics: Mapping[str, Any], arms: Sequence[str], kinds: Mapping[str, str] | None
 ) -> Iterator[tuple[str, ...]]:
     before = None
-    for entry in metrics.get("ceiling", []):
-        if entry["level"] not in ("image", "exam"):
-            continue
+    entries = [entry for entry in metrics.get("ceiling", []) if entry["level"] in ("image", "exam")]
+    places = [(entry["cohort"], entry["part"]) for entry in entries]
+    for entry in sorted(entries, key=lambda entry: places.index((entry["cohort"], entry["part"]))):
         place = entry["cohort"], entry["part"]
         if place != before:
             yield (set_title(*place, kinds),)

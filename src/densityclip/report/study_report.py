@@ -75,7 +75,7 @@ def write_study_report(
     predictions: pl.DataFrame | None = None,
     joinings: Mapping[Member, Joining] | None = None,
 ) -> Path:
-    """Write `report.html` (every image inside, nothing fetched, no script), `checklist.md` and `tables/*.csv` beside it.
+    """Write `report.html` (every image inside, nothing fetched, no script), and `checklist.md` and `tables/` beside it.
 
     Args:
         out: The file to write.

@@ -178,7 +178,7 @@ class Row:
     @property
     def title(self) -> str:
         """What the modality is called, with the number of units and patients."""
-        modality = "all modalities together" if self.place["modality"] == ALL else self.place["modality"]
+        modality = "All modalities together" if self.place["modality"] == ALL else self.place["modality"]
         cell = self.any_cell
         said = f"{modality}: {cell['n']:,} {self.place['level']}{'s' * (cell['n'] != 1)} of "
         said += f"{cell['n_patients']:,} patient{'s' * (cell['n_patients'] != 1)}"

@@ -50,7 +50,7 @@ def answer(
 
 
 def _worst_of(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Gaps of the first arm where the primary question was asked, in its metric, or in accuracy where groups lack it."""
+    """Gaps of the first arm where the question was asked, in its metric, or in accuracy where groups lack it."""
     entries = [
         entry
         for entry in metrics.get("worst", [])
@@ -72,7 +72,8 @@ def _other_levels(metrics: Mapping[str, Any], primary: Mapping[str, Any], place:
         if found is not None and found["metrics"] and found["metrics"][primary["metric"]]["value"] is not None:
             estimate = found["metrics"][primary["metric"]]
             said.append(f"{number(estimate['value'], signed=True)} ({interval_text(estimate, signed=True)}) by {level}")
-    return [f"At other levels the same difference is {' and '.join(said)}."] if said else []
+    listed = ", ".join(said[:-1]) + (" and " if said[:-1] else "") + said[-1] if said else ""
+    return [f"At other levels the same difference is {listed}."] if said else []
 
 
 def _unlike(
@@ -130,7 +131,7 @@ def _reach(metrics: Mapping[str, Any], primary: Mapping[str, Any], cell: Mapping
         "luck of a training, so another seed may move the difference either way."
         if trainings == 1
         else f"Each arm is the mean of {trainings} trainings; the interval covers which patients happened to be "
-        "tested, and not how other trainings would have come out. What single trainings reached stands below, as points."
+        "tested, and not how other trainings would have come out. Single trainings stand below, as points."
     )
     others = sum(1 for entry in metrics["differences"] if entry["metrics"]) - 1
     if others < 1 or endpoint_of(metrics, primary) is not None:
