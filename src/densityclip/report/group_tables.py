@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from densityclip.evaluation.figures import ForestRow, Triple, forest_figure
+from densityclip.evaluation.figures import ForestRow, Triple, forest_figure, forest_pages
 from densityclip.evaluation.metrics import METRICS
 from densityclip.report.beside import find_whole
 from densityclip.report.counts import heading
@@ -13,6 +13,8 @@ from densityclip.report.render import data_uri
 from densityclip.report.tables import Grid, estimate_text, interval_text, kind_of, number
 from densityclip.report.verdict import metric_name
 
+# (by, group) to arm to its entry.
+_ByGroup = dict[tuple[str, str], dict[str, dict[str, Any]]]
 _FALLBACK = "accuracy"
 _BESIDE = ("macro_auc", "accuracy", "dense_auc", "mean_absolute_error")
 
@@ -24,13 +26,13 @@ class Groups:
     Attributes:
         title: Of the cohort.
         note: What the cohort is headed.
-        picture: The forest plot.
+        pictures: The forest plot, in pieces that fit a page.
         grid: Its numbers.
     """
 
     title: str
     note: str
-    picture: Picture
+    pictures: tuple[Picture, ...]
     grid: Grid
 
 
@@ -61,13 +63,25 @@ def group_views(
         kinds: What each cohort is headed.
     """
     level, metric = group_level(metrics, primary), group_metric(metrics, primary)
-    found: dict[tuple[Any, Any], dict[tuple[str, str], dict[str, dict[str, Any]]]] = {}
+    found: dict[tuple[Any, Any], _ByGroup] = {}
     for entry in metrics.get("groups", []):
         if entry["level"] == level and entry["arm"] in arms:
             of_cohort = found.setdefault((entry["cohort"], entry["part"]), {})
             of_cohort.setdefault((entry["by"], entry["group"]), {})[entry["arm"]] = entry
     smallest = metrics.get("smallest_group", 20)
+    found = {place: _ordered(groups) for place, groups in found.items()}
     return [_view(metrics, place, groups, arms, level, metric, smallest, kinds) for place, groups in found.items()]
+
+
+def _ordered(groups: _ByGroup) -> _ByGroup:
+    """Kinds in the order of the study; in each the youngest first and what is not known last."""
+    kinds = list(dict.fromkeys(by for by, _ in groups))
+
+    def place(key: tuple[str, str]) -> tuple[int, bool, bool, str]:
+        by, group = key
+        return kinds.index(by), group == "unknown", not group.startswith("<"), group
+
+    return {key: groups[key] for key in sorted(groups, key=place)}
 
 
 def _view(
@@ -86,13 +100,26 @@ def _view(
     rows = list(_forest_rows(everyone, groups, metric, smallest))
     title = str(cohort or "all images")
     note = kind_of({"cohort": cohort, "part": part}, kinds)
-    picture = Picture(
-        data_uri(forest_figure(rows, arms, f"{METRICS[metric]}, {level} level"), "svg"),
-        "",
-        f"{METRICS[metric]} by group at {level} level, with 95% intervals over patients. Dotted lines: everyone.",
-        f"{METRICS[metric]} of {', '.join(arms)} at {title} by group; the table below holds the numbers.",
+    limits, shown = _limits(rows), f"{METRICS[metric]}, {level} level"
+    pictures = tuple(
+        Picture(
+            data_uri(forest_figure(page, arms, shown, limits=limits), "svg"),
+            "",
+            f"{METRICS[metric]} by group at {level} level, with 95% intervals over patients. Dotted lines: everyone.",
+            f"{METRICS[metric]} of {', '.join(arms)} at {title} by group; the table below holds the numbers.",
+        )
+        for page in forest_pages(rows, len(arms))
     )
-    return Groups(title, note, picture, _grid(groups, arms, smallest))
+    return Groups(title, note, pictures, _grid(groups, arms, smallest))
+
+
+def _limits(rows: Sequence[ForestRow]) -> tuple[float, float] | None:
+    """One axis for all pieces of a plot; None where there is nothing on it."""
+    ends = [end for row in rows for triple in row.values.values() for end in triple if end is not None]
+    if not ends:
+        return None
+    space = 0.03 * (max(ends) - min(ends)) or 0.01
+    return min(ends) - space, max(ends) + space
 
 
 def _forest_rows(

@@ -4,7 +4,7 @@ from densityclip.evaluation.figures.canvas import ARM_COLOURS, MODALITY_COLOURS,
 from densityclip.evaluation.figures.confusion import confusion_figure
 from densityclip.evaluation.figures.curves import reliability_figure, roc_figure
 from densityclip.evaluation.figures.dots import Dot, Triple, dot_figure
-from densityclip.evaluation.figures.forest import ForestRow, forest_figure
+from densityclip.evaluation.figures.forest import ForestRow, forest_figure, forest_pages
 from densityclip.evaluation.figures.training import Trainings, training_figure
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "confusion_figure",
     "dot_figure",
     "forest_figure",
+    "forest_pages",
     "reliability_figure",
     "roc_figure",
     "training_figure",

@@ -33,13 +33,44 @@ class ForestRow:
         return 0.3 if self.heading else 0.1 + _LINE * max(1, arms if self.values else 1)
 
 
-def forest_figure(rows: Sequence[ForestRow], arms: Sequence[str], title: str, *, image_format: Format = "svg") -> bytes:
+def forest_pages(rows: Sequence[ForestRow], arms: int, tallest: float = 8.5) -> list[list[ForestRow]]:
+    """Rows in pieces that fit a printed page, broken before a heading; the row of everyone stands in each.
+
+    Args:
+        rows: From the top.
+        arms: How many are drawn in a row.
+        tallest: Inches.
+    """
+    everyone = [row for row in rows if row.overall]
+    blocks: list[list[ForestRow]] = []
+    for row in (row for row in rows if not row.overall):
+        if row.heading or not blocks:
+            blocks.append([])
+        blocks[-1].append(row)
+    pages: list[list[ForestRow]] = []
+    for block in blocks:
+        if pages and sum(row.height(arms) for row in (*pages[-1], *block)) <= tallest:
+            pages[-1] += block
+        else:
+            pages.append([*everyone, *block])
+    return pages or [everyone]
+
+
+def forest_figure(
+    rows: Sequence[ForestRow],
+    arms: Sequence[str],
+    title: str,
+    *,
+    limits: tuple[float, float] | None = None,
+    image_format: Format = "svg",
+) -> bytes:
     """Draw groups below each other.
 
     Args:
         rows: From the top.
         arms: In the order shown.
         title: What the axis shows.
+        limits: Of the axis, where several plots are to be read beside each other.
         image_format: `svg` or `png`.
     """
     colours, markers = arm_colours(arms), dict(zip(arms, ARM_MARKERS * len(arms), strict=False))
@@ -48,7 +79,7 @@ def forest_figure(rows: Sequence[ForestRow], arms: Sequence[str], title: str, *,
         # Fixed places rather than a fitted layout: names, plot and figures are columns of one table.
         figure.set_layout_engine("none")
         whole = sum(heights) + 1.0
-        axes = figure.add_axes((0.34, 0.5 / whole, 0.42, sum(heights) / whole))
+        axes = figure.add_axes((0.33, 0.5 / whole, 0.44, sum(heights) / whole))
         y = 0.0
         for row, height in zip(rows, heights, strict=True):
             _draw_row(axes, row, y + height / 2, arms, colours, markers)
@@ -58,12 +89,14 @@ def forest_figure(rows: Sequence[ForestRow], arms: Sequence[str], title: str, *,
                         axes.axvline(value, color=colours[arm], linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
             y += height
         axes.set_ylim(y, 0.0)
+        if limits is not None:
+            axes.set_xlim(*limits)
         axes.set_yticks([])
         axes.grid(visible=True, axis="x")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(title)
         handles = [legend_handle(colour=colours[arm], marker=markers[arm], label=arm) for arm in arms]
-        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.33, 1.0), ncols=min(5, len(arms)))
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.32, 1.0), ncols=min(5, len(arms)))
     return sink.getvalue()
 
 
@@ -77,7 +110,7 @@ def _draw_row(
 ) -> None:
     beside = axes.get_yaxis_transform()
     weight = "bold" if row.heading or row.overall else "normal"
-    indent = -0.79 if row.heading or row.overall else -0.77
+    indent = -0.74 if row.heading or row.overall else -0.72
     axes.text(indent, y, row.label, transform=beside, va="center", ha="left", color=INK, fontweight=weight)
     axes.text(-0.03, y, row.note, transform=beside, va="center", ha="right", color=MUTED, fontsize=8)
     for arm, (value, low, high) in row.values.items():
@@ -90,4 +123,4 @@ def _draw_row(
             axes.plot([value], [at], markers[arm], color=colours[arm], markersize=5, markeredgecolor="white")
             said = f"{value:.2f}" + (f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else "")
         axes.text(1.03, at, said, transform=beside, va="center", ha="left", color=INK, fontsize=8)
-        axes.text(1.33, at, arm, transform=beside, va="center", ha="left", color=colours[arm], fontsize=7.5)
+        axes.text(1.32, at, arm, transform=beside, va="center", ha="left", color=colours[arm], fontsize=7.5)
