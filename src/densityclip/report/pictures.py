@@ -115,12 +115,12 @@ def _reliability_picture(arm: str, cell: Mapping[str, Any], of: TestSet) -> Pict
     error = cell["metrics"]["ece"]["value"]
     said = f"expected calibration error {error:.2f}" if error is not None else "calibration error not estimable"
     modality = "all modalities" if cell["modality"] == ALL else cell["modality"]
-    place = f"{of.title}, {modality}" + (f" ({of.note})" if of.note else "")
+    place = f"{of.note}, {modality}" if of.note else modality
     return Picture(
         data_uri(reliability_figure(cell.get("reliability", {})), "svg"),
         f"{arm} on {of.title}",
         f"{place}: {cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients; {said}",
-        f"Reliability of {arm} on {place}; {said}",
+        f"Reliability of {arm} on {of.title}, {place}; {said}",
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from densityclip.report.probability_tables import set_title
 from densityclip.report.tables import NOT_ESTIMABLE, Grid, interval_text, number, p_text, site_title
+from densityclip.report.verdict import metric_name
 
 
 def family_grid(metrics: Mapping[str, Any], kinds: Mapping[str, str] | None = None) -> Grid | None:
@@ -22,7 +23,7 @@ def family_grid(metrics: Mapping[str, Any], kinds: Mapping[str, str] | None = No
     return Grid(
         ("Where", "Patients", "Difference", "95% interval", "p", "p, Holm", "Verdict"),
         tuple(rows),
-        title=f"{first} minus {second}, {endpoint['metric'].replace('_', ' ')}, {endpoint['level']} level",
+        title=f"{first} minus {second}, {metric_name(endpoint['metric'])}, {endpoint['level']} level",
         figures_from=1,
     )
 

@@ -33,7 +33,7 @@ class ForestRow:
         return 0.3 if self.heading else 0.1 + _LINE * max(1, arms if self.values else 1)
 
 
-def forest_pages(rows: Sequence[ForestRow], arms: int, tallest: float = 8.5) -> list[list[ForestRow]]:
+def forest_pages(rows: Sequence[ForestRow], arms: int, tallest: float = 11.5) -> list[list[ForestRow]]:
     """Rows in pieces that fit a printed page, broken before a heading; the row of everyone stands in each.
 
     Args:
