@@ -8,8 +8,10 @@ from densityclip import __version__
 from densityclip.density import CATEGORIES, WORDING
 from densityclip.evaluation.metrics import METRICS
 from densityclip.records import MODALITIES
+from densityclip.report.beside import find_whole
 from densityclip.report.counts import label, text
-from densityclip.report.tables import MAIN_METRICS, result_table
+from densityclip.report.probability_tables import whole_sets
+from densityclip.report.tables import LEVELS, MAIN_METRICS, kind_of, number, result_table
 
 if TYPE_CHECKING:
     from densityclip.model.bundle import Bundle
@@ -29,17 +31,26 @@ _SETTINGS = (
     *("learning_rate", "layer_decay", "weight_decay", "ema_decay", "interpolation", "plain_caption_share", "augment"),
     *("fold", "seed", "precision"),
 )
-_LEVELS = ("image", "breast", "exam")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
-def model_card(bundle: "Bundle", *, licence: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:
+def model_card(
+    bundle: "Bundle",
+    *,
+    licence: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    arm: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> str:
     """Write the card.
 
     Args:
         bundle: The bundle as it is published.
         licence: The model's licence, as the hub names it, where its publisher stated one.
         metrics: Content of `metrics.json`, of this model alone; without it the card says that there is no evaluation.
+        arm: The arm of a study that this model is a training of: then `metrics` is the study's, and the card gives the
+            arm's figures, and says where they are the mean of several trainings, of which this model is one.
+        kinds: What the study heads each cohort.
 
     Returns:
         Markdown with YAML front matter, as model hubs read it.
@@ -50,6 +61,8 @@ def model_card(bundle: "Bundle", *, licence: str | None = None, metrics: Mapping
     provenance, data = bundle.provenance, bundle.provenance["data"]
     training = provenance.get("training", {})
     config = training.get("config", {})
+    if metrics is not None and arm is not None:
+        metrics = dict(metrics) | {"cells": [cell for cell in metrics["cells"] if cell["arm"] == arm]}
     return _render(
         front_matter=_front_matter(licence),
         licence=licence,
@@ -74,7 +87,10 @@ def model_card(bundle: "Bundle", *, licence: str | None = None, metrics: Mapping
         kinds=_counted(data.get("images_by_modality", {}), data.get("images")),
         calibration=bundle.calibration,
         selected=provenance.get("selected"),
-        cells={level: _figures(metrics, level) for level in _LEVELS} if metrics else {},
+        cells={level: _figures(metrics, level, kinds) for level in LEVELS} if metrics else {},
+        arm=arm,
+        trainings=max((cell.get("members", 1) for cell in metrics["cells"]), default=1) if metrics else 1,
+        own=_own_figures(metrics, config, kinds) if metrics and arm is not None else [],
         bootstrap=(metrics or {}).get("bootstrap", {}),
         metric_titles=[METRICS[name] for name in MAIN_METRICS],
         opens_plainly=_opens_plainly(bundle),
@@ -125,10 +141,34 @@ def _counted(counts: Mapping[str, int], total: int | None) -> list[tuple[str, st
     return [(name, text(number), f"{100 * number / total:.1f}%" if total else "–") for name, number in counts.items()]
 
 
-def _figures(metrics: Mapping[str, Any], level: str) -> list[list[str]]:
+def _figures(metrics: Mapping[str, Any], level: str, kinds: Mapping[str, str] | None) -> list[list[str]]:
     rows = result_table(metrics, level=level, metric_names=MAIN_METRICS)
-    places = ("cohort", "part", "site", "modality", "n", "n_patients")
-    return [[*(text(row[name]) for name in places), *(row[name] for name in MAIN_METRICS)] for row in rows]
+    places = ("site", "modality", "n", "n_patients")
+    return [
+        [
+            text(row["cohort"]),
+            kind_of(row, kinds) or "–",
+            *(text(row[name]) for name in places),
+            *(row[name] for name in MAIN_METRICS),
+        ]
+        for row in rows
+    ]
+
+
+def _own_figures(
+    metrics: Mapping[str, Any], config: Mapping[str, Any], kinds: Mapping[str, str] | None
+) -> list[list[str]]:
+    """What this very training reached on whole cohorts, where the arm has several: points, without intervals."""
+    found = []
+    for cohort, part in whole_sets(metrics):
+        cell = find_whole(metrics, metrics["cells"][0]["arm"], cohort, part, "image")
+        members = cell.get("each_member", []) if cell is not None else []
+        mine = [one for one in members if (one["fold"], one["seed"]) == (config.get("fold"), config.get("seed"))]
+        if len(members) > 1 and mine:
+            place = {"cohort": cohort, "part": part}
+            figures = (number(mine[0]["metrics"][name]) for name in MAIN_METRICS)
+            found.append([text(cohort), kind_of(place, kinds) or "–", text(mine[0]["n"]), *figures])
+    return found
 
 
 def _escaped(value: Any) -> Any:

@@ -1,14 +1,14 @@
 """The figures of a report, drawn from the content of `metrics.json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from densityclip.density import CATEGORIES
 from densityclip.evaluation.evaluate import ALL
-from densityclip.evaluation.figures import Dot, confusion_figure, dot_figure, roc_figure
+from densityclip.evaluation.figures import Dot, confusion_figure, dot_figure, reliability_figure, roc_figure
 from densityclip.report.render import data_uri
-from densityclip.report.tables import MAIN_METRICS, Row, site_note, site_title
+from densityclip.report.tables import MAIN_METRICS, TestSet
 
 
 @dataclass(frozen=True)
@@ -37,44 +37,54 @@ class PictureGroup:
     pictures: tuple[Picture, ...]
 
 
-def dot_picture(rows: Sequence[Row], arms: Sequence[str]) -> Picture:
-    """The whole matrix as dots with intervals."""
+def dot_picture(sets: Sequence[TestSet], arms: Sequence[str]) -> Picture:
+    """The matrix of whole cohorts as dots with intervals."""
     dots = []
-    for row in rows:
-        cell = row.any_cell
-        name = (
-            f"{site_title(row.place)} · {row.place['modality']}\n{cell['n']:,} images, {cell['n_patients']:,} patients"
-        )
-        for arm, mine in row.cells.items():
-            values = {key: _triple(mine["metrics"][key]) for key in MAIN_METRICS}
-            dots.append(Dot(name, arm, values))
-    level = rows[0].place["level"] if rows else "image"
+    for one in sets:
+        for row in one.rows if one.whole else ():
+            cell = row.any_cell
+            modality = "all modalities" if row.place["modality"] == ALL else row.place["modality"]
+            name = f"{one.title} · {modality}\n{cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients"
+            for arm, mine in row.cells.items():
+                values = {key: _triple(mine["metrics"][key]) for key in MAIN_METRICS}
+                dots.append(Dot(name, arm, values))
+    level = sets[0].rows[0].place["level"] if sets else "image"
     return Picture(
         data_uri(dot_figure(dots, arms, MAIN_METRICS), "svg"),
         "",
         f"Dots are figures at {level} level, bars their 95% intervals (bootstrap over patients).",
-        "Macro AUC, accuracy and quadratic kappa of each arm at each site and modality; the table holds the numbers.",
+        "Macro AUC, accuracy and quadratic kappa of each arm on each cohort and modality; the table holds the numbers.",
     )
 
 
-def confusion_pictures(rows: Sequence[Row]) -> list[PictureGroup]:
-    """A confusion matrix per arm, modality and site."""
-    return _groups(rows, _confusion_picture)
+def confusion_pictures(sets: Sequence[TestSet]) -> list[PictureGroup]:
+    """A confusion matrix per arm, modality and cohort."""
+    return _groups(sets, _confusion_picture)
 
 
-def roc_pictures(rows: Sequence[Row]) -> list[PictureGroup]:
-    """ROC curves per arm, modality and site."""
-    return _groups(rows, _roc_picture)
+def roc_pictures(sets: Sequence[TestSet]) -> list[PictureGroup]:
+    """ROC curves per arm, modality and cohort."""
+    return _groups(sets, _roc_picture)
 
 
-def _groups(rows: Sequence[Row], draw: Any) -> list[PictureGroup]:
-    groups: dict[tuple[str, str], list[Picture]] = {}
-    for row in rows:
-        if row.place["modality"] == ALL:
-            continue
-        key = (site_title(row.place), site_note(row.place))
-        groups.setdefault(key, []).extend(draw(arm, cell) for arm, cell in row.cells.items())
-    return [PictureGroup(title, note, tuple(pictures)) for (title, note), pictures in groups.items()]
+def reliability_pictures(sets: Sequence[TestSet]) -> list[PictureGroup]:
+    """Reliability curves per arm and cohort, over all modalities or the only one, in one group."""
+    pictures = []
+    for one in sets:
+        rows = [row for row in one.rows if row.place["modality"] == ALL] or list(one.rows[:1])
+        for row in rows if one.whole else ():
+            pictures += [_reliability_picture(arm, cell, one) for arm, cell in row.cells.items()]
+    return [PictureGroup("", "", tuple(pictures))] if pictures else []
+
+
+def _groups(sets: Sequence[TestSet], draw: Callable[[str, Mapping[str, Any]], Picture]) -> list[PictureGroup]:
+    groups = []
+    for one in sets:
+        rows = [row for row in one.rows if one.whole and row.place["modality"] != ALL]
+        pictures = tuple(draw(arm, cell) for row in rows for arm, cell in row.cells.items())
+        if pictures:
+            groups.append(PictureGroup(one.title, one.note, pictures))
+    return groups
 
 
 def _confusion_picture(arm: str, cell: Mapping[str, Any]) -> Picture:
@@ -98,6 +108,19 @@ def _roc_picture(arm: str, cell: Mapping[str, Any]) -> Picture:
         f"{arm} on {cell['modality']}",
         f"{cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients",
         f"ROC curves of {arm} on {cell['modality']}; AUC {said}",
+    )
+
+
+def _reliability_picture(arm: str, cell: Mapping[str, Any], of: TestSet) -> Picture:
+    error = cell["metrics"]["ece"]["value"]
+    said = f"expected calibration error {error:.2f}" if error is not None else "calibration error not estimable"
+    modality = "all modalities" if cell["modality"] == ALL else cell["modality"]
+    place = f"{of.note}, {modality}" if of.note else modality
+    return Picture(
+        data_uri(reliability_figure(cell.get("reliability", {})), "svg"),
+        f"{arm} on {of.title}",
+        f"{place}: {cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients; {said}",
+        f"Reliability of {arm} on {of.title}, {place}; {said}",
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from densityclip.artifacts import write_text
-from densityclip.report.tables import estimate_text, interval_text, number, site_note, site_title
+from densityclip.report.tables import interval_text, number, p_text
 
 # Whatever a browser would fetch when the page opens. A page of ours has none of it.
 _FETCHES = re.compile(
@@ -41,9 +41,7 @@ def render(template: str, **values: Any) -> str:
     environment.globals |= {
         "number": number,
         "interval_text": interval_text,
-        "estimate_text": estimate_text,
-        "site_title": site_title,
-        "site_note": site_note,
+        "p_text": p_text,
     }
     page = environment.get_template(template).render(**values)
     fetched = [

@@ -5,12 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from densityclip.evaluation.evaluate import ALL
-from densityclip.evaluation.metrics import METRICS
 
 MAIN_METRICS: tuple[str, ...] = ("macro_auc", "accuracy", "quadratic_kappa")
-FURTHER_METRICS: tuple[str, ...] = tuple(name for name in METRICS if name not in MAIN_METRICS)
 NOT_ESTIMABLE = "not estimable"
-_PLACE = ("cohort", "part", "site", "modality", "level")
+LEVELS: tuple[str, ...] = ("image", "breast", "exam", "patient")
+# By what they are about, few enough beside each other for a page; together with the main ones, all of METRICS.
+FURTHER_METRICS: dict[str, tuple[str, ...]] = {
+    "Agreement and errors": ("linear_kappa", "balanced_accuracy", "macro_f1", "mean_absolute_error", "two_or_more_off"),
+    "Ranking, by category": ("auc_a", "auc_b", "auc_c", "auc_d", "dense_auc"),
+    "Precision by category": ("precision_a", "precision_b", "precision_c", "precision_d", "dense_sensitivity"),
+    "Recall by category": ("recall_a", "recall_b", "recall_c", "recall_d", "dense_specificity"),
+    "Average precision": ("auprc_a", "auprc_b", "auprc_c", "auprc_d", "macro_auprc", "dense_auprc"),
+    "Probabilities": ("ece", "brier"),
+}
+# The least that is written as a figure; below it stands the bound.
+_LEAST_P = 0.001
+PLACE = ("cohort", "part", "site", "modality", "level")
 
 
 def number(value: float | None, *, signed: bool = False, decimals: int | None = None) -> str:
@@ -43,6 +53,21 @@ def estimate_text(estimate: Mapping[str, Any] | None, *, signed: bool = False) -
         return NOT_ESTIMABLE
     span = interval_text(estimate, signed=signed)
     return number(estimate["value"], signed=signed) + (f" ({span})" if span else "")
+
+
+def p_text(p: float | None, resamples: int | None = None) -> str:
+    """A p-value: three decimals, or the bound where it is as small as the resamples can show.
+
+    Args:
+        p: In (0, 1], or None.
+        resamples: Of the bootstrap that it comes from: its smallest two-sided value is 2 / (resamples + 1).
+    """
+    if p is None:
+        return NOT_ESTIMABLE
+    if p < _LEAST_P:
+        return "p < 0.001"
+    least = resamples is not None and p <= 2.0 / (resamples + 1)
+    return f"p {'≤' if least else '='} {p:.3f}"
 
 
 def find_cell(metrics: Mapping[str, Any], arm: str, **place: str | None) -> dict[str, Any] | None:
@@ -102,78 +127,147 @@ def result_table(
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A plain table of texts.
+
+    Attributes:
+        head: Column titles.
+        rows: As long as the head; a row of one text is a heading across the table.
+        title: Above it, empty for none.
+        note: Below it.
+        figures_from: First column that is right-aligned.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    note: str = ""
+    figures_from: int = 1
+
+    def __post_init__(self) -> None:
+        if any(len(row) not in (1, len(self.head)) for row in self.rows):
+            raise ValueError("a row has another length than the head")
+
+
+@dataclass(frozen=True)
 class Row:
-    """One test set in the matrix.
+    """One modality of a test set.
 
     Attributes:
         place: `cohort part site modality level`.
-        first_of_site: Whether a new site begins here.
-        rows_of_site: Table lines that the site spans.
-        cells: Arm to its cell, in the order of arms.
+        arms: Arm to its cell, in the order of arms.
+        baselines: Likewise of the baselines.
         differences: (label, difference) of the pairs shown.
     """
 
     place: dict[str, Any]
-    first_of_site: bool
-    rows_of_site: int
-    cells: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any]]
     differences: tuple[tuple[str, dict[str, Any]], ...]
 
     @property
-    def lines(self) -> int:
-        """Table lines that the test set spans."""
-        return len(self.cells) + len(self.differences)
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """Arms and baselines."""
+        return self.arms | self.baselines
 
     @property
     def any_cell(self) -> dict[str, Any]:
         """A cell to read counts from: the largest, should arms have refused different images."""
         return max(self.cells.values(), key=lambda cell: cell["n"])
 
+    @property
+    def title(self) -> str:
+        """What the modality is called, with the number of units and patients."""
+        modality = "All modalities together" if self.place["modality"] == ALL else self.place["modality"]
+        cell = self.any_cell
+        said = f"{modality}: {cell['n']:,} {self.place['level']}{'s' * (cell['n'] != 1)} of "
+        said += f"{cell['n_patients']:,} patient{'s' * (cell['n_patients'] != 1)}"
+        conflicting = cell.get("n_conflicting", 0)
+        return said + (f"; {conflicting:,} with labels that disagree are left out" if conflicting else "")
 
-def matrix(metrics: Mapping[str, Any], arms: Sequence[str], contrast: Sequence[str], level: str) -> list[Row]:
-    """The matrix of arm x test modality x site at one level, differences below each test set.
+
+@dataclass(frozen=True)
+class TestSet:
+    """One test set: a cohort, or a site of it.
+
+    Attributes:
+        title: What it is called.
+        note: What kind of test set it is.
+        whole: Whether it is the whole cohort.
+        rows: Its modalities.
+    """
+
+    title: str
+    note: str
+    whole: bool
+    rows: tuple[Row, ...]
+
+
+def matrix(
+    metrics: Mapping[str, Any],
+    arms: Sequence[str],
+    contrasts: Sequence[Sequence[str]],
+    level: str,
+    *,
+    baselines: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+) -> list[TestSet]:
+    """The matrix of arm x test modality x site at one level, differences below each modality.
 
     Args:
         metrics: Content of `metrics.json`.
-        arms: In the order in which they are shown.
-        contrast: Two arms; the difference shown is the first minus the second.
-        level: `image`, `breast` or `exam`.
+        arms: In the order in which they are shown, baselines among them or not.
+        contrasts: Pairs of arms; the difference shown is the first minus the second.
+        level: `image`, `breast`, `exam` or `patient`.
+        baselines: Which of the arms stand in their own block.
+        kinds: What each cohort is headed.
     """
     places: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for cell in metrics["cells"]:
-        if cell["level"] == level:
-            places.setdefault(tuple(cell[key] for key in _PLACE), {})[cell["arm"]] = cell
-    rows: list[Row] = []
+        if cell["level"] == level and cell["arm"] in arms:
+            places.setdefault(tuple(cell[key] for key in PLACE), {})[cell["arm"]] = cell
+    sets: dict[tuple[Any, ...], list[Row]] = {}
     for key, cells in places.items():
-        place = dict(zip(_PLACE, key, strict=True))
-        difference = find_difference(metrics, contrast, **place) if len(contrast) == 2 else None
-        shown = ((f"{contrast[0]} − {contrast[1]}", difference),) if difference else ()
-        ordered = {arm: cells[arm] for arm in arms if arm in cells}
-        rows.append(Row(place, False, 0, ordered, shown))
-    return _with_spans(rows)
-
-
-def _with_spans(rows: list[Row]) -> list[Row]:
-    def site(row: Row) -> tuple[Any, ...]:
-        return row.place["cohort"], row.place["part"], row.place["site"]
-
-    spanned = []
-    for k, row in enumerate(rows):
-        first = k == 0 or site(rows[k - 1]) != site(row)
-        lines = sum(other.lines for other in rows if site(other) == site(row))
-        spanned.append(Row(row.place, first, lines, row.cells, row.differences))
-    return spanned
+        place = dict(zip(PLACE, key, strict=True))
+        found = ((f"{a} − {b}", find_difference(metrics, (a, b), **place)) for a, b in contrasts)
+        row = Row(
+            place,
+            {arm: cells[arm] for arm in arms if arm in cells and arm not in baselines},
+            {arm: cells[arm] for arm in arms if arm in cells and arm in baselines},
+            tuple((label, difference) for label, difference in found if difference),
+        )
+        sets.setdefault(key[:3], []).append(row)
+    several = {key[:2] for key in sets if key[2] == ALL}
+    return [
+        TestSet(
+            site_title(rows[0].place),
+            site_note(rows[0].place, kinds),
+            rows[0].place["site"] == ALL or key[:2] not in several,
+            tuple(rows),
+        )
+        for key, rows in sets.items()
+    ]
 
 
 def site_title(place: Mapping[str, Any]) -> str:
     """What a test set is called: the site, or the cohort where it spans several."""
-    if place["site"] in (ALL, "unknown"):
-        return f"{place['cohort'] or 'all images'}" + (", all sites" if place["site"] == ALL else "")
+    if place.get("site", ALL) in (ALL, "unknown"):
+        return f"{place['cohort'] or 'all images'}" + (", all sites" if place.get("site") == ALL else "")
     return str(place["site"])
 
 
-def site_note(place: Mapping[str, Any]) -> str:
-    """What kind of test set it is: cohort and part, as far as they say more than the title."""
-    part = {"test": "internal test", "external": "external"}.get(place["part"] or "", "")
-    cohort = place["cohort"] if place["cohort"] and place["cohort"] != site_title(place) else ""
-    return ", ".join(word for word in (cohort, part) if word)
+def kind_of(place: Mapping[str, Any], kinds: Mapping[str, str] | None = None) -> str:
+    """What a cohort is headed.
+
+    Only a study knows whether a cohort is of an institution that was trained on; where nobody said, the name of the
+    part stands there and no more.
+    """
+    if kinds and place["cohort"] in kinds:
+        return str(kinds[place["cohort"]])
+    return f"part {place['part']}" if place["part"] else ""
+
+
+def site_note(place: Mapping[str, Any], kinds: Mapping[str, str] | None = None) -> str:
+    """What kind of test set it is: cohort and kind, as far as they say more than the title."""
+    cohort = place["cohort"] if place["cohort"] and not site_title(place).startswith(place["cohort"]) else ""
+    return ", ".join(word for word in (cohort, kind_of(place, kinds)) if word)

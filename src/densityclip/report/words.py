@@ -3,64 +3,77 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densityclip.evaluation.metrics import LOWER_IS_BETTER, METRICS
 from densityclip.report.tables import (
+    LEVELS,
     arms_of,
     estimate_text,
     find_cell,
     find_difference,
     interval_text,
+    kind_of,
     number,
     site_note,
     site_title,
 )
-
-
-def metric_name(name: str) -> str:
-    """A metric inside a sentence: `macro AUC`, `AUC, category A`."""
-    title = METRICS[name]
-    return title if title.startswith("AUC") else title[0].lower() + title[1:]
+from densityclip.report.verdict import endpoint_of, family_words, metric_name, verdict, worst_words
 
 
 def answer(
-    metrics: Mapping[str, Any], primary: Mapping[str, Any], trained: Mapping[str, Sequence[str]] | None = None
+    metrics: Mapping[str, Any],
+    primary: Mapping[str, Any],
+    trained: Mapping[str, Sequence[str]] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Paragraphs that answer the study's primary question.
+    """Paragraphs that answer the study's primary question, the verdict first.
 
     Args:
         metrics: Content of `metrics.json`.
-        primary: `metric level modality cohort part contrast`, chosen before the results were seen.
+        primary: `metric level modality cohort part contrast`, chosen before the results were seen; `kind`, `margin`.
         trained: By arm, the modalities it was trained on: where they differ, the comparison is not of like with like.
+        kinds: What each cohort is headed.
     """
     place = {key: primary.get(key) for key in ("cohort", "part", "modality", "level")}
-    better, reference = primary["contrast"]
-    cells = [find_cell(metrics, arm, **place) for arm in (better, reference)]
-    difference = find_difference(metrics, primary["contrast"], **place)
-    if cells[0] is None or cells[1] is None or difference is None:
-        return [
-            f"The primary comparison ({better} against {reference} on {place['modality']} of the cohort "
-            f"{place['cohort']}) cannot be made: there are no such predictions of both arms."
-        ]
-    if difference["not_compared"]:
-        return [f"The primary comparison cannot be made: {difference['not_compared']}."]
-    return [
-        _reached(cells[0], cells[1], primary),
-        _verdict(difference["metrics"][primary["metric"]], primary),
+    cells = [find_cell(metrics, arm, **place) for arm in primary["contrast"]]
+    said = verdict(metrics, primary)
+    if cells[0] is None or cells[1] is None:
+        return [said]
+    paragraphs = [
+        said,
+        _reached(cells[0], cells[1], primary, kinds),
         *_unlike(metrics, primary, place, trained or {}),
         *_other_levels(metrics, primary, place),
-        _reach(metrics, cells[0]),
+        family_words(metrics, primary),
+        worst_words(_worst_of(metrics, primary), primary["contrast"][0], kind_of(cells[0], kinds)),
+        _reach(metrics, primary, cells[0]),
+    ]
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def _worst_of(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Gaps of the first arm where the question was asked, in its metric, or in accuracy where groups lack it."""
+    entries = [
+        entry
+        for entry in metrics.get("worst", [])
+        if entry["arm"] == primary["contrast"][0]
+        and entry["cohort"] == primary["cohort"]
+        and primary.get("part") in (None, entry["part"])
+    ]
+    entries = [entry for entry in entries if entry["level"] == primary["level"]] or entries
+    return [entry for entry in entries if entry["metric"] == primary["metric"]] or [
+        entry for entry in entries if entry["metric"] == "accuracy"
     ]
 
 
 def _other_levels(metrics: Mapping[str, Any], primary: Mapping[str, Any], place: Mapping[str, Any]) -> list[str]:
     """The same difference where images are joined to breasts and exams: an answer should survive that, or say so."""
     said = []
-    for level in (name for name in ("image", "breast", "exam") if name != place["level"]):
+    for level in (name for name in LEVELS if name != place["level"]):
         found = find_difference(metrics, primary["contrast"], **{**place, "level": level})
         if found is not None and found["metrics"] and found["metrics"][primary["metric"]]["value"] is not None:
             estimate = found["metrics"][primary["metric"]]
             said.append(f"{number(estimate['value'], signed=True)} ({interval_text(estimate, signed=True)}) by {level}")
-    return [f"At other levels the same difference is {' and '.join(said)}."] if said else []
+    listed = ", ".join(said[:-1]) + (" and " if said[:-1] else "") + said[-1] if said else ""
+    return [f"At other levels the same difference is {listed}."] if said else []
 
 
 def _unlike(
@@ -95,10 +108,15 @@ def _unlike(
     return [f"Read it with care: {'; '.join(said)}, and these images are part of this test. {' '.join(shared)}".strip()]
 
 
-def _reached(first: Mapping[str, Any], second: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
+def _reached(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    primary: Mapping[str, Any],
+    kinds: Mapping[str, str] | None,
+) -> str:
     name = primary["metric"]
     whole = "" if first["modality"] == "all" else f"{first['modality']} "
-    note = site_note(first)
+    note = site_note(first, kinds)
     return (
         f"On the {first['n']:,} {whole}{_plural(first['level'], first['n'])} of {first['n_patients']:,} patients at "
         f"{site_title(first)}{f' ({note})' if note else ''}, {first['arm']} reached a {metric_name(name)} of "
@@ -106,34 +124,17 @@ def _reached(first: Mapping[str, Any], second: Mapping[str, Any], primary: Mappi
     )
 
 
-def _verdict(difference: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
-    first, second = primary["contrast"]
-    if difference["value"] is None:
-        return f"Their difference cannot be estimated on these {primary['level']}s."
-    lead = f"The difference, {first} minus {second}, is {number(difference['value'], signed=True)}"
-    if difference["excludes_zero"] is None:
-        return f"{lead}; no interval can be given, so nothing can be concluded."
-    lead += f" (95% interval {interval_text(difference, signed=True)})"
-    if not difference["excludes_zero"]:
-        return (
-            f"{lead}. The interval includes zero: this test does not tell the two arms apart, which is not to say "
-            "that they are equal."
-        )
-    ahead = (difference["value"] > 0) != (primary["metric"] in LOWER_IS_BETTER)
-    winner, other = (first, second) if ahead else (second, first)
-    return f"{lead}. The interval excludes zero: on these patients {winner} did better than {other} by this measure."
-
-
-def _reach(metrics: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
-    seeds = cell["seeds"] * cell["folds"]
+def _reach(metrics: Mapping[str, Any], primary: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    trainings = cell.get("members", cell["seeds"] * cell["folds"])
     luck = (
         "Each arm was trained once, with one seed: the interval covers which patients happened to be tested, not the "
         "luck of a training, so another seed may move the difference either way."
-        if seeds == 1
-        else f"{seeds} trainings per arm (folds times seeds) are pooled."
+        if trainings == 1
+        else f"Each arm is the mean of {trainings} trainings; the interval covers which patients happened to be "
+        "tested, and not how other trainings would have come out. Single trainings stand below, as points."
     )
     others = sum(1 for entry in metrics["differences"] if entry["metrics"]) - 1
-    if others < 1:
+    if others < 1 or endpoint_of(metrics, primary) is not None:
         return luck
     return (
         f"{luck} The other comparisons on this page, of {others:,} further test sets and levels by several measures "
@@ -141,13 +142,19 @@ def _reach(metrics: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     )
 
 
-def per_site(metrics: Mapping[str, Any], primary: Mapping[str, Any], arms: Sequence[str] = ()) -> list[tuple[str, str]]:
+def per_site(
+    metrics: Mapping[str, Any],
+    primary: Mapping[str, Any],
+    arms: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+) -> list[tuple[str, str]]:
     """What each arm reached at each site, in one sentence per site.
 
     Args:
         metrics: Content of `metrics.json`.
         primary: Gives metric and level.
         arms: The arms that are named, in this order; all where none is given.
+        kinds: What each cohort is headed.
 
     Returns:
         Pairs of (site, sentence).
@@ -157,7 +164,7 @@ def per_site(metrics: Mapping[str, Any], primary: Mapping[str, Any], arms: Seque
     cells = [cell for cell in metrics["cells"] if cell["level"] == level]
     sites: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in cells:
-        note = site_note(cell)
+        note = site_note(cell, kinds)
         title = site_title(cell) + (f" ({note})" if note else "")
         sites.setdefault(title, {}).setdefault(cell["modality"], {})[cell["arm"]] = cell
     sentences = []
