@@ -45,12 +45,15 @@ def test_the_draw_follows_the_seed_and_the_patients_not_their_order():
     assert (patient_weights(["a", "b", "c"], 50, 2)[1] != other_counts).any()
 
 
-@pytest.mark.parametrize("setting, value", [("_CELLS_AT_ONCE", 140), ("_RESAMPLES_AT_ONCE", 7), ("_WORTH_THREADS", 0)])
-def test_neither_pieces_nor_threads_change_a_figure_or_a_draw(monkeypatch, setting, value):
+@pytest.mark.parametrize(
+    "settings", [{"_CELLS_AT_ONCE": 140}, {"_RESAMPLES_AT_ONCE": 7}, {"_RESAMPLES_AT_ONCE": 2, "_WORTH_THREADS": 0}]
+)
+def test_neither_pieces_nor_threads_change_a_figure_or_a_draw(monkeypatch, settings):
     rows, patients = sample()
     monkeypatch.setattr("densityclip.evaluation.bootstrap._cores", lambda: 3)
     whole, draw = replicates(rows, patients, resamples=30, seed=0), patient_weights(patients, 30, 0)[1]
-    monkeypatch.setattr(f"densityclip.evaluation.bootstrap.{setting}", value)
+    for name, value in settings.items():
+        monkeypatch.setattr(f"densityclip.evaluation.bootstrap.{name}", value)
     pieces = replicates(rows, patients, resamples=30, seed=0)
     np.testing.assert_array_equal(patient_weights(patients, 30, 0)[1], draw)
     for name in METRICS:

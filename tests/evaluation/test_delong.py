@@ -220,9 +220,9 @@ def test_intervals_over_patients_with_several_alike_images_hold_the_truth_as_oft
     # Patients with 1 to 6 images; one part of the score is shared within the patient, and some patients have images
     # of both kinds. The true AUC is that of two normal distributions one apart with variance 1.5 each.
     truth = stats.norm.cdf(1.0 / np.sqrt(3.0))
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(11)
     held = {"clustered": 0, "as if independent": 0}
-    trials, errors, values = 600, [], []
+    trials, errors, values = 3000, [], []
     for _ in range(trials):
         sizes = rng.integers(1, 7, 120)
         patient = np.repeat(np.arange(120), sizes)
@@ -236,7 +236,7 @@ def test_intervals_over_patients_with_several_alike_images_hold_the_truth_as_oft
             if name == "clustered":
                 errors.append(found.se)
                 values.append(found.value)
-    # 600 trials have a standard error of 0.9 points.
-    assert 0.92 <= held["clustered"] / trials <= 0.98
-    assert held["as if independent"] / trials < 0.90
-    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.08)
+    # 3,000 trials have a standard error of 0.4 points; found: 94.7% and 83.5% (docs/statistics.md).
+    assert 0.935 <= held["clustered"] / trials <= 0.965
+    assert held["as if independent"] / trials < 0.86
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.05)

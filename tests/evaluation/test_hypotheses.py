@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from densityclip.errors import UserError
@@ -24,8 +24,10 @@ def judged(test: Superiority | NonInferiority, replicated: np.ndarray):
 @given(some_replicates)
 @settings(max_examples=150, deadline=None)
 def test_p_is_below_5_percent_exactly_where_the_interval_excludes_zero(replicated):
-    found = interval(0.1, replicated, 9)
-    assert (two_sided_p(replicated) < 0.05) == excludes_zero(found)
+    found, p = interval(0.1, replicated, 9), two_sided_p(replicated)
+    # At 0.05 itself, where the interval ends in 0, rounding may turn either.
+    assume(abs(p - 0.05) > 1e-12)
+    assert (p < 0.05) == excludes_zero(found)
 
 
 @given(some_replicates, st.floats(-1, 1))
@@ -119,10 +121,10 @@ def test_non_inferiority_holds_the_worse_end_against_the_margin(metric, low, hig
 @given(some_replicates, st.sampled_from([0.05, 0.1, 0.2]), st.sampled_from(["accuracy", "brier"]))
 @settings(max_examples=100, deadline=None)
 def test_the_verdict_and_p_agree(replicated, margin, metric):
-    found = judged(NonInferiority(metric=metric, margin=margin), replicated)
-    assert (found.p < found.level) == (found.verdict == "non-inferior")
-    found = judged(Superiority(metric=metric), replicated)
-    assert (found.p < found.level) == (found.verdict != "not shown")
+    for test in (NonInferiority(metric=metric, margin=margin), Superiority(metric=metric)):
+        found = judged(test, replicated)
+        assume(abs(found.p - found.level) > 1e-12)
+        assert (found.p < found.level) == (not found.verdict.endswith("not shown"))
 
 
 @pytest.mark.parametrize("test", [Superiority(metric="accuracy"), NonInferiority(metric="accuracy", margin=0.1)])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from densityclip.errors import UserError
+from densityclip.evaluation.calibration_error import bin_of
 from densityclip.evaluation.metrics import (
     LOWER_IS_BETTER,
     METRICS,
@@ -204,6 +205,11 @@ def test_blocks_of_levels_change_no_area(seed, levels):
         pieces = Ranking.of(probabilities[:, 1], labels == 1).areas(weights, precision=True)
     np.testing.assert_array_equal(whole[0], pieces[0])
     np.testing.assert_allclose(whole[1], pieces[1], rtol=1e-12)
+
+
+def test_a_bin_has_its_upper_end_and_the_first_has_0():
+    said = np.array([0.0, 0.1, 0.25, 0.26, 0.5, 0.75, 0.8, 1.0])
+    assert bin_of(said, 4).tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12))
