@@ -143,7 +143,10 @@ def test_each_training_joins_by_its_own_rule():
 
 def test_rows_of_training_validation_and_calibration_change_conformal_sets_alone():
     def whole(seed: int) -> dict:
-        others = [predictions(cohort="c2", part=part, seed=seed) for part in ("train", "validation", "calibration")]
+        others = [
+            predictions(40, ("multi",), cohort="c2", part=part, seed=seed, skill=3.0)
+            for part in ("train", "validation", "calibration")
+        ]
         renamed = [
             table.with_columns(
                 pl.format("{}-{}", pl.lit(part), pl.col(name)).alias(name) for name in ("patient_id", "image_id")
