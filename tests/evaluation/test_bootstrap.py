@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from densityclip.errors import UserError
-from densityclip.evaluation.bootstrap import interval, patient_weights, replicates
+from densityclip.evaluation.bootstrap import interval, patient_weights, replicates, replicates_of_part
 from densityclip.evaluation.compare import ScoredArm, compare, excludes_zero
 from densityclip.evaluation.metrics import METRICS, Sample, point_metrics
 
@@ -26,7 +26,7 @@ def test_weighted_replicates_equal_a_loop_that_repeats_rows():
         expected = point_metrics(rows.labels[repeated], rows.probabilities[repeated])
         whole = set(rows.labels[repeated]) == {0, 1, 2, 3}
         for name in METRICS:
-            if not whole and name in ("macro_auc", "balanced_accuracy", "macro_f1"):
+            if not whole and name in ("macro_auc", "macro_auprc", "balanced_accuracy", "macro_f1"):
                 assert np.isnan(found[name][k])
             else:
                 np.testing.assert_allclose(found[name][k], expected[name], atol=1e-12, err_msg=name)
@@ -45,13 +45,44 @@ def test_the_draw_follows_the_seed_and_the_patients_not_their_order():
     assert (patient_weights(["a", "b", "c"], 50, 2)[1] != other_counts).any()
 
 
-def test_chunks_change_nothing(monkeypatch):
+@pytest.mark.parametrize(
+    "settings", [{"_CELLS_AT_ONCE": 140}, {"_RESAMPLES_AT_ONCE": 7}, {"_RESAMPLES_AT_ONCE": 2, "_WORTH_THREADS": 0}]
+)
+def test_neither_pieces_nor_threads_change_a_figure_or_a_draw(monkeypatch, settings):
+    rows, patients = sample()
+    monkeypatch.setattr("densityclip.evaluation.bootstrap._cores", lambda: 3)
+    whole, draw = replicates(rows, patients, resamples=30, seed=0), patient_weights(patients, 30, 0)[1]
+    for name, value in settings.items():
+        monkeypatch.setattr(f"densityclip.evaluation.bootstrap.{name}", value)
+    pieces = replicates(rows, patients, resamples=30, seed=0)
+    np.testing.assert_array_equal(patient_weights(patients, 30, 0)[1], draw)
+    for name in METRICS:
+        np.testing.assert_allclose(whole[name], pieces[name], rtol=1e-13, err_msg=name)
+
+
+def test_named_metrics_alone_are_replicated_and_the_same():
     rows, patients = sample()
     whole = replicates(rows, patients, resamples=30, seed=0)
-    monkeypatch.setattr("densityclip.evaluation.bootstrap._CELLS_AT_ONCE", 7 * len(patients))
-    pieces = replicates(rows, patients, resamples=30, seed=0)
+    some = replicates(rows, patients, resamples=30, seed=0, names=("auc_c", "accuracy"))
+    assert set(some) == {"auc_c", "accuracy"}
+    for name, value in some.items():
+        np.testing.assert_array_equal(value, whole[name])
+
+
+def test_part_of_the_rows_is_scored_on_the_draw_of_all_patients():
+    rows, patients = sample()
+    position, counts = patient_weights(patients, 40, 7)
+    part = np.flatnonzero(rows.labels > 0)
+    mine = Sample.of(rows.labels[part], rows.probabilities[part])
+    found = replicates_of_part(mine, position[part], counts)
+    expected = mine.score(counts[position[part]].astype(float))
     for name in METRICS:
-        np.testing.assert_allclose(whole[name], pieces[name], atol=1e-12)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-12, err_msg=name)
+
+
+def test_no_resamples_are_no_replicates():
+    rows, patients = sample()
+    assert all(len(value) == 0 for value in replicates(rows, patients, resamples=0, seed=0).values())
 
 
 def test_the_interval_is_numpys_percentiles_and_leaves_out_nan():
@@ -82,6 +113,18 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.90 <= held / 300 <= 0.98
 
 
+def test_a_difference_says_its_p_in_json():
+    found = compare(arm(1), arm(2))["accuracy"].as_json()
+    assert set(found) == {"value", "low", "high", "resamples_used", "excludes_zero", "p"}
+    assert 0.0 < found["p"] <= 1.0
+
+
+def test_without_an_interval_a_difference_has_no_p():
+    rows = Sample.of([0, 1], [[0.7, 0.1, 0.1, 0.1]] * 2)
+    one = ScoredArm.of(["a", "b"], ["p", "p"], rows, resamples=20, seed=0)
+    assert compare(one, one)["accuracy"].as_json()["p"] is None
+
+
 def arm(seed: int, ids: list[str] | None = None) -> ScoredArm:
     rows, patients = sample()
     rng = np.random.default_rng(seed)
@@ -92,6 +135,7 @@ def arm(seed: int, ids: list[str] | None = None) -> ScoredArm:
 def test_an_arm_differs_from_itself_by_exactly_zero():
     for name, difference in compare(arm(1), arm(1)).items():
         assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0), name
+        assert difference.p == 1.0
         assert excludes_zero(difference) is False
 
 

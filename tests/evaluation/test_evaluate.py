@@ -5,65 +5,29 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from answers import one, predictions
 from sklearn import metrics as sk
 
-from densityclip.artifacts import PROBABILITIES, conform
+from densityclip.artifacts import PROBABILITIES
 from densityclip.errors import UserError
 from densityclip.evaluation.evaluate import evaluate
-from densityclip.probability.aggregate import fill_derived, to_level
-
-
-def predictions(patients: int = 12, arms: tuple[str, ...] = ("single", "multi"), sites=("S",), seed=0) -> pl.DataFrame:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for p in range(patients):
-        for modality in ("DM", "s2D"):
-            for side in "LR":
-                for arm in arms:
-                    probabilities = rng.dirichlet(np.ones(4))
-                    rows.append(
-                        {
-                            "level": "image",
-                            "image_id": f"{p}{modality}{side}",
-                            "exam_id": f"e{p}",
-                            "patient_id": f"p{p}",
-                            "modality": modality,
-                            "view": "CC",
-                            "laterality": side,
-                            "site": sites[p % len(sites)],
-                            "cohort": "c",
-                            "part": "test",
-                            "fold": 0,
-                            "arm": arm,
-                            "seed": 0,
-                            "label": "ABCD"[p % 4],
-                            "status": "ok",
-                            **dict(zip(PROBABILITIES, probabilities, strict=True)),
-                            **{f"logit_{k}": float(np.log(v)) for k, v in zip("abcd", probabilities, strict=True)},
-                        }
-                    )
-    return fill_derived(conform(pl.DataFrame(rows), "predictions"))
-
-
-def one(metrics: dict, **keys: object) -> dict:
-    found = [cell for cell in metrics["cells"] if all(cell[key] == value for key, value in keys.items())]
-    assert len(found) == 1
-    return found[0]
+from densityclip.probability.aggregate import to_level
+from densityclip.probability.joining import Joining
 
 
 def test_every_arm_is_scored_per_modality_and_level_and_over_all():
     metrics = evaluate(predictions(), resamples=20)
     keys = {(c["arm"], c["modality"], c["level"]) for c in metrics["cells"]}
-    levels = ("image", "breast", "exam")
+    levels = ("image", "breast", "exam", "patient")
     assert keys == {(a, m, k) for a in ("single", "multi") for m in ("DM", "s2D", "all") for k in levels}
-    assert one(metrics, arm="multi", modality="all", level="image")["n"] == 48
-    assert one(metrics, arm="multi", modality="DM", level="exam")["n"] == 12
-    assert len(metrics["differences"]) == 9
+    assert one(metrics["cells"], arm="multi", modality="all", level="image")["n"] == 48
+    assert one(metrics["cells"], arm="multi", modality="DM", level="exam")["n"] == 12
+    assert len(metrics["differences"]) == 12
 
 
 def test_a_cell_holds_scikit_learns_figures_of_its_own_rows():
     table = predictions()
-    cell = one(evaluate(table, resamples=20), arm="multi", modality="DM", level="exam")
+    cell = one(evaluate(table, resamples=20)["cells"], arm="multi", modality="DM", level="exam")
     exams = to_level(table.filter((pl.col("arm") == "multi") & (pl.col("modality") == "DM")), "exam")
     assert cell["metrics"]["accuracy"]["value"] == sk.accuracy_score(exams["label"], exams["predicted"])
     assert cell["confusion"] == sk.confusion_matrix(exams["label"], exams["predicted"], labels=list("ABCD")).tolist()
@@ -85,7 +49,7 @@ def test_the_order_of_rows_changes_nothing():
 
 def test_what_cannot_be_estimated_is_null_in_json():
     metrics = evaluate(predictions().filter(pl.col("label") != "D"), resamples=20)
-    cell = one(metrics, arm="multi", modality="DM", level="image")
+    cell = one(metrics["cells"], arm="multi", modality="DM", level="image")
     assert cell["metrics"]["auc_d"] == {"value": None, "low": None, "high": None, "resamples_used": 0}
     json.dumps(metrics, allow_nan=False)
 
@@ -99,7 +63,7 @@ def test_rows_that_are_not_scored_are_counted_by_reason():
     )
     metrics = evaluate(table, resamples=10)
     assert metrics["refused"] == {"part_train": 8, "constant": 8, "unlabelled": 8}
-    assert one(metrics, arm="multi", modality="DM", level="image")["n_patients"] == 9
+    assert one(metrics["cells"], arm="multi", modality="DM", level="image")["n_patients"] == 9
 
 
 def test_arms_with_other_images_are_left_uncompared_and_the_rest_stands():
@@ -108,7 +72,7 @@ def test_arms_with_other_images_are_left_uncompared_and_the_rest_stands():
     said = {d["modality"]: d["not_compared"] for d in metrics["differences"] if d["level"] == "image"}
     assert said["s2D"] is None
     assert "1 are in only one" in said["DM"]
-    assert one(metrics, arm="multi", modality="DM", level="image")["n"] == 23
+    assert one(metrics["cells"], arm="multi", modality="DM", level="image")["n"] == 23
 
 
 @pytest.mark.parametrize(
@@ -122,6 +86,8 @@ def test_arms_with_other_images_are_left_uncompared_and_the_rest_stands():
         (pl.lit("x").alias("image_id"), "more than once"),
         (pl.lit(None, dtype=pl.String).alias("patient_id"), "no image_id or patient_id"),
         (pl.lit("train").alias("part"), "no row is left"),
+        (pl.lit(-0.5).alias("prob_a"), "negative"),
+        (pl.when(pl.col("image_id") == "0DML").then(pl.lit("train")).otherwise("part").alias("part"), "in two parts"),
     ],
 )
 def test_a_bad_table_is_one_clear_error(change, message):
@@ -132,3 +98,89 @@ def test_a_bad_table_is_one_clear_error(change, message):
 def test_no_rows_is_an_error():
     with pytest.raises(UserError, match="no rows"):
         evaluate(predictions().head(0))
+
+
+def test_a_cohort_whose_images_were_all_refused_is_an_error_that_names_it():
+    refused = predictions(cohort="far", part="external").with_columns(
+        pl.lit("refused").alias("status"), pl.lit("constant").alias("reason")
+    )
+    with pytest.raises(UserError, match=r"cohort far has no image that can be scored \(constant 96\)"):
+        evaluate(pl.concat([predictions(), refused]), resamples=5)
+
+
+def test_a_cohort_that_only_trained_is_counted_and_no_error():
+    trained = predictions(cohort="far", part="train")
+    assert evaluate(pl.concat([predictions(), trained]), resamples=5)["refused"] == {"part_train": 96}
+
+
+def test_a_cell_scores_the_mean_of_the_trainings_and_shows_each():
+    table = predictions(arms=("multi",), folds=(0, 1, 2))
+    cell = one(evaluate(table, resamples=20)["cells"], modality="DM", level="image")
+    mine = table.filter(pl.col("modality") == "DM").sort("image_id", "fold")
+    mean = mine[:, :].select(PROBABILITIES).to_numpy().reshape(-1, 3, 4).mean(axis=1)
+    truth = np.array(["ABCD".index(label) for label in mine["label"].gather_every(3)])
+    assert (cell["n"], cell["members"], cell["folds"], cell["seeds"]) == (24, 3, 3, 1)
+    assert cell["metrics"]["accuracy"]["value"] == np.mean(mean.argmax(axis=1) == truth)
+    assert cell["metrics"]["auc_a"]["value"] == pytest.approx(sk.roc_auc_score(truth == 0, mean[:, 0]), abs=1e-12)
+    for fold, shown in enumerate(cell["each_member"]):
+        of_fold = mine.filter(pl.col("fold") == fold)
+        assert shown["fold"] == fold
+        assert shown["metrics"]["accuracy"] == sk.accuracy_score(of_fold["label"], of_fold["predicted"])
+
+
+def test_each_training_joins_by_its_own_rule():
+    table = predictions(arms=("multi",), folds=(0, 1))
+    denser = Joining(rule="denser", denser_weight=1.0)
+    metrics = evaluate(table, joinings={("multi", 1, 0): denser}, resamples=5)
+    shown = one(metrics["cells"], modality="all", level="exam")["each_member"]
+    for fold, joining in ((0, Joining()), (1, denser)):
+        exams = to_level(table.filter(pl.col("fold") == fold), "exam", joining)
+        assert shown[fold]["metrics"]["accuracy"] == sk.accuracy_score(exams["label"], exams["predicted"])
+    plain = one(evaluate(table, resamples=5)["cells"], modality="all", level="exam")["each_member"]
+    assert plain[0] == shown[0]
+    assert plain[1] != shown[1]
+
+
+def test_rows_of_training_validation_and_calibration_change_conformal_sets_alone():
+    def whole(seed: int) -> dict:
+        others = [
+            predictions(40, ("multi",), cohort="c2", part=part, seed=seed, skill=3.0)
+            for part in ("train", "validation", "calibration")
+        ]
+        renamed = [
+            table.with_columns(
+                pl.format("{}-{}", pl.lit(part), pl.col(name)).alias(name) for name in ("patient_id", "image_id")
+            )
+            for table, part in zip(others, ("train", "validation", "calibration"), strict=True)
+        ]
+        return evaluate(pl.concat([predictions(patients=24), *renamed]), resamples=20)
+
+    first, second = whole(1), whole(2)
+    assert first.pop("conformal") != second.pop("conformal")
+    assert first == second
+
+
+def test_patients_with_exams_of_different_labels_are_counted_and_not_scored():
+    table = predictions()
+    second = table.filter(pl.col("patient_id") == "p0").with_columns(
+        pl.lit("e0b").alias("exam_id"), pl.lit("D").alias("label"), (pl.col("image_id") + "b").alias("image_id")
+    )
+    metrics = evaluate(pl.concat([table, second]), resamples=5)
+    cell = one(metrics["cells"], arm="multi", modality="all", level="patient")
+    assert (cell["n"], cell["n_conflicting"]) == (11, 1)
+    assert one(metrics["cells"], arm="multi", modality="all", level="exam")["n"] == 13
+
+
+def test_analytic_intervals_are_delong_by_patient_and_clustered_by_image():
+    cells = evaluate(predictions(), resamples=5)["cells"]
+    methods = {cell["level"]: cell["auc"]["auc_a"]["method"] for cell in cells if cell["modality"] == "all"}
+    assert methods == {"image": "obuchowski", "breast": "obuchowski", "exam": "delong", "patient": "delong"}
+    for cell in cells:
+        assert cell["auc"]["auc_a"]["value"] == pytest.approx(cell["metrics"]["auc_a"]["value"], abs=1e-12)
+
+
+def test_with_a_primary_question_only_pairs_with_its_arms_are_compared():
+    table = predictions(arms=("a", "b", "c", "d"))
+    primary = {"metric": "accuracy", "level": "exam", "modality": "all", "cohort": "c", "contrast": ("b", "a")}
+    pairs = {tuple(entry["arms"]) for entry in evaluate(table, resamples=5, primary=primary)["differences"]}
+    assert pairs == {("b", "a"), ("b", "c"), ("b", "d"), ("a", "c"), ("a", "d")}

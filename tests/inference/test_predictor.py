@@ -13,7 +13,10 @@ from densityclip.imaging.recipe import Recipe
 from densityclip.inference.predictor import Predictor, all_levels, image_table
 from densityclip.inference.sources import gather
 from densityclip.model.bundle import load_bundle
+from densityclip.probability.aggregate import members_to_level
 from densityclip.probability.calibrate import Calibration
+from densityclip.probability.exam_rule import fit_joining
+from densityclip.probability.joining import read_joinings
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,30 @@ def test_probabilities_are_the_calibrated_softmax_of_the_logits(predictor, some)
     assert Calibration.from_dict(predictor.bundle.calibration) == predictor.calibration
 
 
+def test_the_study_joins_every_member_as_its_bundle_says_and_its_manifest_tells(road: Path):
+    joinings = read_joinings(read_json(road / "predictions.manifest.json", ""))
+    assert {arm for arm, _, _ in joinings} == {path.parent.name for path in (road / "arms").glob("*/bundle")}
+    for (arm, _, _), joining in joinings.items():
+        assert Calibration.from_dict(load_bundle(road / "arms" / arm / "bundle").calibration).joining == joining
+    table = read_table(road / "predictions.parquet", "predictions")
+    keys = ["arm", "cohort", "part", "patient_id", "exam_id"]
+    again = members_to_level(table.filter(pl.col("level") == "image"), "exam", joinings).sort(keys)
+    exams = table.filter(pl.col("level") == "exam").sort(keys)
+    assert again.equals(exams, null_equal=True)
+
+
+def test_what_training_fitted_is_what_the_predictions_of_validation_and_calibration_ask_for(road: Path):
+    bundle = load_bundle(road / "arms" / "multi" / "bundle")
+    joining = Calibration.from_dict(bundle.calibration).joining
+    images = read_table(road / "predictions.parquet", "predictions").filter(
+        (pl.col("arm") == "multi") & (pl.col("level") == "image") & pl.col("label").is_not_null()
+    )
+    again = fit_joining(*(images.filter(pl.col("part") == part) for part in ("validation", "calibration")))
+    assert (again.rule, again.denser_weight, again.notes) == (joining.rule, joining.denser_weight, joining.notes)
+    assert (again.chosen_on, again.fitted_on) == (joining.chosen_on, joining.fitted_on)
+    assert dict(again.temperatures) == pytest.approx(dict(joining.temperatures), rel=1e-3)
+
+
 def test_gathering_a_folder_of_everything_counts_every_file_once(some, tmp_path: Path):
     from PIL import Image
 
@@ -122,6 +149,16 @@ def test_a_cache_gives_a_row_per_image_its_exams_and_the_parts_of_its_patients(r
     assert len(joined) == len(table) == len(study)
     assert joined["part"].equals(joined["part_study"])
     assert (joined["prob_c"] - joined["prob_c_study"]).abs().max() < 1e-9
+    # The same probabilities in every file, joined as the bundle says and the manifest tells.
+    joinings = read_joinings(read_json(out / "predictions.manifest.json", ""))
+    joining = Calibration.from_dict(load_bundle(road / "arms" / "multi" / "bundle").calibration).joining
+    assert joinings
+    assert all(one == joining for one in joinings.values())
+    exams = table.filter(pl.col("level") == "exam")
+    for exam in exams.filter(pl.col("status") == "ok").iter_rows(named=True):
+        told = read_json(out / "exams" / f"{exam['exam_id']}.json", "")
+        assert list(told["exam"]["probabilities"].values()) == [exam[name] for name in PROBABILITIES]
+        assert told["joining"] == joining.to_dict()
     # What was trained on is not scored.
     scored = densityclip("evaluate", out, "--out", tmp_path / "evaluation", "--resamples", "100")
     assert scored.returncode == 0, scored.stderr

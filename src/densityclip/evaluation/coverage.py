@@ -20,7 +20,7 @@ from densityclip.probability.conformal import Conformal
 from densityclip.records import Part
 
 COVERAGE_WANTED = 0.9
-_SIZES = 5
+_SIZES = (1, 2, 3, 4)
 
 
 def conformal_entries(
@@ -61,18 +61,19 @@ def conformal_entries(
                     "modality": modality,
                     "level": scored.level,
                     "coverage_wanted": COVERAGE_WANTED,
-                    "promised": bool(same and at_home),
                     "fitted_on_patients": fit_rows["patient_id"].n_unique(),
                 }
             )
             shown = groups if modality == ALL else ()
-            found += [about | entry for entry in _by_group(rows, fitted, shown, smallest_group, resampling)]
+            for entry in _by_group(rows, fitted, shown, smallest_group, resampling):
+                # The whole is exchangeable with the calibration patients; a group of it is not.
+                found.append(about | {"promised": bool(same and at_home and entry["by"] == ALL)} | entry)
     return found
 
 
 def _fit(rows: pl.DataFrame) -> Conformal:
     sample = sample_of(rows)
-    return Conformal.fit(sample.probabilities, sample.labels, rows["patient_id"].to_list(), COVERAGE_WANTED)
+    return Conformal.fit(sample.probabilities, sample.labels, rows["patient_id"].to_list(), coverage=COVERAGE_WANTED)
 
 
 def _trainings_per_unit(joined: Joined) -> int:
@@ -112,7 +113,7 @@ def _by_group(
             "n_patients": n_patients,
             "coverage": _mean_over_patients(covered[mask], position[mask], counts, n_patients),
             "size": _mean_over_patients(size[mask].astype(np.float64), position[mask], counts, n_patients),
-            "sets": {str(k): int((size[mask] == k).sum()) for k in range(_SIZES)},
+            "sets": {str(k): int((size[mask] == k).sum()) for k in _SIZES},
         }
 
 

@@ -36,7 +36,8 @@ def two_sided_p(replicated: Floats, at: float = 0.0) -> float:
     Returns:
         In (0, 1]; NaN without usable replicates.
     """
-    return min(1.0, 2.0 * min(one_sided_p(replicated, at), one_sided_p(-replicated, -at)))
+    above, below = one_sided_p(replicated, at), one_sided_p(-replicated, -at)
+    return math.nan if math.isnan(above) else min(1.0, 2.0 * min(above, below))
 
 
 def one_sided_p(replicated: Floats, at: float) -> float:

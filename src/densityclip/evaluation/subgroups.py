@@ -46,10 +46,9 @@ def check_groups(groups: Sequence[str]) -> None:
 def with_age_band(rows: pl.DataFrame) -> pl.DataFrame:
     """A column `age_band`: `<40`, by decades to `60-69`, `70+`, or null where the age is not known."""
     age = pl.col("age").fill_nan(None)
-    names = [*(name for _, name in _BANDS), _OLDEST]
-    # An age on a bound is the older band's.
-    band = age.cut([below for below, _ in _BANDS], labels=names, left_closed=True).cast(pl.String)
-    return rows.with_columns(band.alias("age_band"))
+    # The first that fits; an age on a bound is the older band's.
+    bands = [pl.when(age < below).then(pl.lit(name)) for below, name in _BANDS]
+    return rows.with_columns(pl.coalesce(*bands, pl.when(age.is_not_null()).then(pl.lit(_OLDEST))).alias("age_band"))
 
 
 def applies(by: str, level: str) -> bool:
