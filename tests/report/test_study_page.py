@@ -78,7 +78,7 @@ def table() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def metrics(table) -> dict:
-    return evaluate(table, resamples=50, primary=PRIMARY, groups=("vendor",))
+    return evaluate(table, resamples=20, primary=PRIMARY, groups=("vendor",))
 
 
 @pytest.fixture(scope="module")
