@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from densityclip.evaluation.metrics import METRICS
+from densityclip.evaluation.metrics import LOWER_IS_BETTER, METRICS
 from densityclip.report.pictures import confusion_pictures, dot_picture, reliability_pictures, roc_pictures
 from densityclip.report.render import write_page
 from densityclip.report.study_report import TABLES, further_sets
@@ -88,7 +88,7 @@ def _differences(metrics: dict[str, Any], contrast: list[str]) -> list[Grid]:
         for entry in _entries(metrics, contrast, level):
             rows = tuple(
                 (
-                    METRICS[name],
+                    METRICS[name] + (" (lower is better)" if name in LOWER_IS_BETTER else ""),
                     number(entry["metrics"][name]["value"], signed=True),
                     interval_text(entry["metrics"][name], signed=True) or "–",
                     p_text(entry["metrics"][name].get("p"), resamples).removeprefix("p ").removeprefix("= "),
@@ -115,5 +115,7 @@ def _said(metrics: dict[str, Any], contrast: list[str]) -> str:
     )
     if estimate["value"] is None or estimate["excludes_zero"] is None:
         return f"{lead}; no interval can be given, so nothing can be concluded."
+    p = estimate.get("p")
+    said = f"; {p_text(p, metrics.get('bootstrap', {}).get('resamples'))}" if p is not None else ""
     reach = "excludes zero" if estimate["excludes_zero"] else "includes zero: this does not tell the two apart"
-    return f"{lead} (95% interval {interval_text(estimate, signed=True)}). The interval {reach}."
+    return f"{lead} (95% interval {interval_text(estimate, signed=True)}{said}). The interval {reach}."

@@ -160,8 +160,8 @@ def ceiling_grid(
         ("Labels as if by", "Level", "Perfect model", "A second reader", *arms),
         rows,
         note=(
-            "An order of magnitude, not an estimate of this cohort's readers: it supposes that a reader only confuses "
-            "neighbouring categories, with one probability for every boundary, taken from published agreement (same "
+            "Accuracy. An order of magnitude, not an estimate of this cohort's readers: it supposes that a reader only "
+            "confuses neighbouring categories, with one probability for every boundary, taken from published agreement (same "
             "reader twice: Spayne 2012; another reader: Sprague 2016). A model above the ceiling says that the "
             "supposition does not hold here, not that the model is better than perfect."
         ),

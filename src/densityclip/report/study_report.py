@@ -100,7 +100,7 @@ def write_study_report(
     primary, kinds = study["primary"], study.get("kinds", {})
     arms = arms_of(metrics, list(study.get("arms", {})))
     baselines = [arm for arm in arms if arm in study.get("baselines", ())]
-    told = arms if len(arms) <= _TOLD else [arm for arm in arms if arm in primary["contrast"]]
+    told = _told(arms, baselines, primary["contrast"])
     errors = _errors(predictions, study, joinings)
     filled = checklists(study, metrics, provenance, maps=bool(sheets))
     write_text(out.parent / CHECKLIST, checklist_markdown(filled, study.get("title", "")))
@@ -141,6 +141,11 @@ def write_study_report(
         registration=provenance.get("registration", {}),
         provenance=blocks({key: value for key, value in provenance.items() if key != "registration"}),
     )
+
+
+def _told(arms: Sequence[str], baselines: Sequence[str], contrast: Sequence[str]) -> list[str]:
+    trained = [arm for arm in arms if arm not in baselines or arm in contrast]
+    return trained if len(trained) <= _TOLD else [arm for arm in arms if arm in contrast]
 
 
 def _figures(

@@ -25,7 +25,7 @@ def write_tables(
     errors: Sequence[Errors] = (),
 ) -> list[Path]:
     """Write what there is of `metrics`, `differences`, `groups`, `worst`, `conformal`, `ceiling`, `tests`, `trainings`,
-    `confusion`, `roc`, `reliability`, `flow`, `calibration`, `errors` and `worst_exams`, each a CSV file.
+    `confusion`, `roc`, `reliability`, `local`, `flow`, `calibration`, `errors` and `worst_exams`, each a CSV file.
 
     Args:
         folder: Where to.
@@ -49,6 +49,7 @@ def write_tables(
         "confusion": _confusion(metrics),
         "roc": _roc(metrics),
         "reliability": _reliability(metrics),
+        "local": _local(metrics),
         "flow": _flow(flows or {}),
         "calibration": _calibration(calibrations or {}),
         "errors": _errors(errors),
@@ -175,6 +176,21 @@ def _reliability(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for of, bins in cell.get("reliability", {}).items():
             for one in bins:
                 yield _of(cell, "arm", *PLACE) | {"probability_of": of} | dict(one)
+
+
+def _local(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for entry in metrics.get("local", []):
+        place = _of(entry, "arm", "cohort", "level")
+        for one in entry["curve"]:
+            here = place | {"method": "recalibrated"} | _of(one, "k", "draws", "n_patients")
+            for when in ("before", "after"):
+                for name, spread in one[when].items():
+                    yield here | {"when": when, "figure": name} | dict(spread or {})
+        shift = entry["prior_shift"] or {}
+        here = place | {"method": "prior shift"} | _of(entry, "n_patients")
+        for when in ("prior", "estimated", "labelled", "before", "after"):
+            for name, value in shift.get(when, {}).items():
+                yield here | {"when": when, "figure": name, "value": value}
 
 
 def _flow(flows: Mapping[str, Sequence[FlowStep]]) -> Iterator[dict[str, Any]]:

@@ -144,7 +144,7 @@ def worst_words(worst: Sequence[Mapping[str, Any]], arm: str, kind: str) -> str:
     """
     able = [entry for entry in worst if entry["gap"]["value"] is not None]
     if not able:
-        return ""
+        return "No gap between groups can be given: no kind of group has two with enough patients."
     widest = max(able, key=lambda entry: entry["gap"]["value"])
     name = metric_name(widest["metric"])
     span = interval_text(widest["gap"])

@@ -43,7 +43,9 @@ def answer(
         *_unlike(metrics, primary, place, trained or {}),
         *_other_levels(metrics, primary, place),
         family_words(metrics, primary),
-        worst_words(_worst_of(metrics, primary), primary["contrast"][0], kind_of(cells[0], kinds)),
+        worst_words(_worst_of(metrics, primary), primary["contrast"][0], kind_of(cells[0], kinds))
+        if metrics.get("groups")
+        else "",
         _reach(metrics, primary, cells[0]),
     ]
     return [paragraph for paragraph in paragraphs if paragraph]

@@ -52,6 +52,19 @@ _STYLE: Any = {
 }
 
 
+# Room for axis titles around a small square plot, in shares of the figure: left, bottom, right, top.
+_SQUARE_ROOM = (0.17, 0.16, 0.96, 0.97)
+
+
+@contextmanager
+def square_canvas(image_format: Format) -> Iterator[tuple[Any, io.BytesIO]]:
+    """A small square figure: its axes and the sink. Its room is fixed, as fitting it takes half of the time."""
+    with canvas(2.9, 2.85, image_format) as (figure, sink):
+        figure.set_layout_engine("none")
+        left, bottom, right, top = _SQUARE_ROOM
+        yield figure.add_axes((left, bottom, right - left, top - bottom)), sink
+
+
 @contextmanager
 def canvas(width: float, height: float, image_format: Format) -> Iterator[tuple[Any, io.BytesIO]]:
     """A figure of some inches in the house style, written to the sink when the block ends."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from densityclip.density import CATEGORIES
-from densityclip.evaluation.figures.canvas import INK, Format, canvas
+from densityclip.evaluation.figures.canvas import INK, Format, square_canvas
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], *, image_format: Format = "svg") -> bytes:
@@ -18,8 +18,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], *, image_format: Format
     counts = np.asarray(confusion, dtype=np.float64)
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0)
-    with canvas(2.9, 2.75, image_format) as (figure, sink):
-        axes = figure.subplots()
+    with square_canvas(image_format) as (axes, sink):
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
         for i, j in np.ndindex(counts.shape):
             colour = "white" if shares[i, j] > 0.55 else INK

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densityclip.density import CATEGORIES
-from densityclip.evaluation.figures.canvas import CATEGORY_COLOURS, CATEGORY_DASHES, GRID, MUTED, Format, canvas
+from densityclip.evaluation.figures.canvas import CATEGORY_COLOURS, CATEGORY_DASHES, GRID, MUTED, Format, square_canvas
 
 # Title, colour, line and marker: told apart also in grey.
 _RELIABILITY = {
@@ -26,8 +26,7 @@ def roc_figure(
         areas: Letter to its AUC, for the legend.
         image_format: `svg` or `png`.
     """
-    with canvas(2.9, 2.75, image_format) as (figure, sink):
-        axes = figure.subplots()
+    with square_canvas(image_format) as (axes, sink):
         axes.plot([0, 1], [0, 1], color=GRID, linewidth=1)
         for letter in CATEGORIES:
             area = areas.get(letter)
@@ -58,8 +57,7 @@ def reliability_figure(
         curves: `chosen` and `dense` to bins of `count`, `mean_probability` and `observed`.
         image_format: `svg` or `png`.
     """
-    with canvas(2.9, 2.75, image_format) as (figure, sink):
-        axes = figure.subplots()
+    with square_canvas(image_format) as (axes, sink):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
         for name, (title, colour, style, marker) in _RELIABILITY.items():
             bins = [one for one in curves.get(name, []) if one["count"]]
@@ -73,5 +71,6 @@ def reliability_figure(
             axes.plot([], [], color=colour, linestyle=style, marker=marker, markersize=5, label=title)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axes.set(xlabel="probability", ylabel="share that was so")
-        axes.legend(loc="upper left", handlelength=2.4, fontsize=8)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper left", handlelength=2.4, fontsize=8)
     return sink.getvalue()
