@@ -161,8 +161,8 @@ def ceiling_grid(
         rows,
         note=(
             "Accuracy. An order of magnitude, not an estimate of this cohort's readers: it supposes that a reader only "
-            "confuses neighbouring categories, with one probability for every boundary, taken from published agreement (same "
-            "reader twice: Spayne 2012; another reader: Sprague 2016). A model above the ceiling says that the "
+            "confuses neighbouring categories, with one probability for every boundary, taken from published agreement "
+            "(same reader twice: Spayne 2012; another reader: Sprague 2016). A model above the ceiling says that the "
             "supposition does not hold here, not that the model is better than perfect."
         ),
         figures_from=2,
