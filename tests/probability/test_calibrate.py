@@ -104,9 +104,16 @@ def test_weights_that_follow_the_frequencies_need_no_shift(counts: list[int]):
     assert prior_shift(counts, np.array(counts) + 0.5) == pytest.approx(NONE, abs=1e-9)
 
 
-def test_without_patients_nothing_is_called_calibrated():
-    found = fit_calibration(np.empty((0, 4)), [], [], NONE)
-    assert found == Calibration()
+@pytest.mark.parametrize("patients", [0, 1, 9])
+def test_with_too_few_patients_nothing_is_fitted_and_nothing_is_called_calibrated(patients: int):
+    # All answered rightly: the likelihood would ask for certainty.
+    logits, labels = 3 * np.eye(4)[np.arange(4 * patients) % 4], np.arange(4 * patients) % 4
+    assert fit_calibration(logits, labels, [str(n // 4) for n in range(4 * patients)], NONE) == Calibration()
+
+
+def test_labels_of_one_category_calibrate_nothing():
+    logits, _ = drawn(np.random.default_rng(6), 40, 2.0, np.full(4, 0.25))
+    assert fit_calibration(logits, np.full(40, 2), [str(n) for n in range(40)], NONE) == Calibration()
 
 
 def test_it_survives_the_round_trip_through_json():

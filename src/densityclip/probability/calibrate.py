@@ -14,6 +14,7 @@ from densityclip.probability.joining import PLAIN, Joining
 
 # Beyond these a fit says that the logits are useless or the calibration part too small, not how to use them.
 _TEMPERATURES = (0.05, 20.0)
+SMALLEST_FIT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +102,11 @@ def fit_calibration(
         shift: Of `prior_shift`.
 
     Returns:
-        The calibration; with no images the temperature stays 1 and `calibrated` is false.
+        The calibration; where `too_few` objects, the temperature stays 1 and `calibrated` is false: one patient who is
+        answered rightly would ask for certainty.
     """
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    if len(truth) == 0:
+    if too_few(truth, patients) is not None:
         return Calibration(prior_shift=shift)
     return Calibration(
         temperature=fit_temperature(values, truth, patients, shift),
@@ -113,6 +115,16 @@ def fit_calibration(
         images=len(truth),
         patients=len(set(patients)),
     )
+
+
+def too_few(labels: NDArray[np.int64], patients: Sequence[str]) -> str | None:
+    """Why nothing can be fitted on some labelled rows (fewer than 10 patients, one category only), or None."""
+    number = len(set(patients))
+    if number < SMALLEST_FIT:
+        return f"{number} patients with labels, {SMALLEST_FIT} are needed"
+    if len(set(labels.tolist())) < 2:
+        return f"all labels are {CATEGORIES[labels[0]]}"
+    return None
 
 
 def patient_shares(patients: Sequence[str]) -> NDArray[np.float64]:

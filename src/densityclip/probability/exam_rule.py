@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from densityclip.artifacts import PROBABILITIES
 from densityclip.density import CATEGORIES
 from densityclip.probability.aggregate import log_probabilities, softmax, to_level
-from densityclip.probability.calibrate import fit_temperature, patient_shares, true_log_likelihood
+from densityclip.probability.calibrate import fit_temperature, patient_shares, too_few, true_log_likelihood
 from densityclip.probability.joining import JOINED_LEVELS, PLAIN, Joining, Rule
 from densityclip.records import Status
 
 WEIGHTS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-SMALLEST_FIT = 10
 # From the simplest on.
 _SIMPLE: tuple[tuple[float, Rule], ...] = ((0.0, "mean"), (1.0, "denser"))
 # A level's temperature corrects only what joining did to calibrated probabilities: a factor of two would be much.
@@ -42,15 +41,6 @@ class _Labelled:
         # A row without a patient id is nobody's and everybody's: it counts as a patient of its own.
         patients = rows.select(pl.coalesce("patient_id", pl.concat_str(pl.lit("exam "), "exam_id"))).to_series()
         return cls(rows.select(PROBABILITIES).to_numpy(), labels.to_numpy(), patients.to_list())
-
-    def too_few(self) -> str | None:
-        """Why nothing can be fitted on these rows, or None."""
-        number = len(set(self.patients))
-        if number < SMALLEST_FIT:
-            return f"{number} patients with labels, {SMALLEST_FIT} are needed"
-        if len(set(self.labels.tolist())) < 2:
-            return f"all labels are {CATEGORIES[self.labels[0]]}"
-        return None
 
 
 def fit_joining(validation: pl.DataFrame, calibration: pl.DataFrame) -> Joining:
@@ -79,7 +69,7 @@ def fit_joining(validation: pl.DataFrame, calibration: pl.DataFrame) -> Joining:
     temperatures, notes, patients = {}, list(chosen.notes), 0
     for level in JOINED_LEVELS:
         rows = _Labelled.of(calibration, level, chosen)
-        reason = rows.too_few()
+        reason = too_few(rows.labels, rows.patients)
         if reason is None:
             values = log_probabilities(rows.probabilities)
             temperatures[level] = fit_temperature(values, rows.labels, rows.patients, spread=_SPREAD)
@@ -93,7 +83,7 @@ def fit_joining(validation: pl.DataFrame, calibration: pl.DataFrame) -> Joining:
 def _choose(validation: pl.DataFrame) -> Joining:
     """The rule, without temperatures."""
     mean, denser = (_Labelled.of(validation, "exam", Joining(denser_weight=w, rule=r)) for w, r in _SIMPLE)
-    reason = mean.too_few()
+    reason = too_few(mean.labels, mean.patients)
     if reason is not None:
         return Joining(notes=(f"rule not chosen on the validation part: {reason}",))
     # An exam is linear in the weight, so the grid needs the two ends alone.
