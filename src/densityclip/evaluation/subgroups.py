@@ -94,6 +94,8 @@ def subgroups(
     """
     rows = with_age_band(rows)
     position, counts = patient_weights(rows["patient_id"].to_list(), resampling.resamples, resampling.seed)
+    # Every patient once goes first: the figures themselves come out of the same walk as their replicates.
+    counts = np.concatenate([np.ones((len(counts), 1), dtype=counts.dtype), counts], axis=1)
     entries, worst = [], []
     for by in groups:
         if not applies(by, level):
@@ -134,8 +136,9 @@ def _shown(group: _Group, rows: pl.DataFrame) -> dict[str, Any]:
 
 def _scored(name: str, rows: pl.DataFrame, position: Any, counts: Any) -> _Group:
     sample = sample_of(rows)
-    values = {metric: float(value[0]) for metric, value in sample.score(names=GROUP_METRICS).items()}
-    replicated = replicates_of_part(sample, position, counts, names=GROUP_METRICS)
+    drawn = replicates_of_part(sample, position, counts, names=GROUP_METRICS)
+    values = {metric: float(figures[0]) for metric, figures in drawn.items()}
+    replicated = {metric: figures[1:] for metric, figures in drawn.items()}
     return _Group(name, values, replicated, frozenset(rows["label"].unique()), rows["patient_id"].n_unique())
 
 
