@@ -1,7 +1,8 @@
 """Nothing of the test part or of another site reaches a model, a choice or a calibration: changed, they change nothing.
 
-The split is held as it is: it is stratified by the densities of all patients, the tested ones too, which decides who is
-in which part and nothing else.
+The split is written by hand and held as it is: that of `densityclip split` is stratified by the densities of all
+patients, the tested ones too, which decides who is in which part and nothing else. Its calibration part is larger than
+usual, because a temperature wants ten patients.
 """
 
 import shutil
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from small_study import BASELINES, silent, tiny
+from small_study import BASELINES, content, silent, tiny
 
-from densityclip.artifacts import LOGITS, PROBABILITIES, read_json, read_table
+from densityclip.artifacts import LOGITS, PROBABILITIES, read_json, read_table, write_table
 from densityclip.study import StudyRun
 from densityclip.study.members import is_bundle, read_about
 from densityclip.study_file import Member
@@ -43,7 +44,10 @@ class Made:
     predictions: pl.DataFrame
 
 
+PARTS = ["train"] * 14 + ["validation"] * 8 + ["calibration"] * 11 + ["test"] * 11
+HOME = content()["cohorts"]["home"]
 STUDY = tiny(
+    cohorts=content()["cohorts"] | {"home": HOME | {"generate": HOME["generate"] | {"exams": len(PARTS)}}},
     baselines=BASELINES,
     arms={"both": {"modalities": ["DM", "s2D"]}},
     primary={"cohort": "home", "modality": "DM", "contrast": ["both", "cnn"]},
@@ -77,10 +81,20 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Made:
     out = tmp_path_factory.mktemp("leaks") / "study"
     run = StudyRun(STUDY, out, workers=1, progress=silent)
     indexes = {name: run._cohort(name) for name in STUDY.cohorts}
-    splits = run._split(indexes)
     for name, path in indexes.items():
         run._prepare(name, path)
-    return run_from(out, splits)
+    return run_from(out, write_splits(out / "splits.parquet", indexes))
+
+
+def write_splits(path: Path, indexes: dict[str, Path]) -> Path:
+    home, away = (read_table(indexes[name], "index")["patient_id"].unique().sort() for name in ("home", "away"))
+    assert len(home) == len(PARTS)
+    tables = [
+        pl.DataFrame({"patient_id": home, "cohort": "home", "part": PARTS}),
+        pl.DataFrame({"patient_id": away, "cohort": "away", "part": "external"}),
+    ]
+    write_table(pl.concat(tables).with_columns(pl.lit(0).alias("fold")), path, "splits")
+    return path
 
 
 def tampered(untouched: Made, out: Path, tamper: Tamper) -> Made:
@@ -121,6 +135,7 @@ def test_labels_of_tested_patients_and_other_sites_reach_nothing_but_the_scores(
     for arm, made in untouched.made.items():
         assert other.made[arm] == made, arm
     assert other.predictions.drop("label").equals(untouched.predictions.drop("label"))
+    assert untouched.made["both"]["calibration"]["calibrated"]
     moved = other.predictions["label"].ne_missing(untouched.predictions["label"])
     assert set(untouched.predictions.filter(moved)["part"]) == set(SCORED)
 
