@@ -28,13 +28,19 @@ def read_about(member: Member, folder: Path) -> dict[str, Any]:
     return about
 
 
+def calibration_of(member: Member, folder: Path) -> dict[str, Any]:
+    """What turns a member's logits into probabilities, as `calibration.json` holds it."""
+    found: dict[str, Any] = (
+        read_json(folder / "bundle" / "calibration.json", "densityclip study")
+        if is_bundle(member)
+        else read_about(member, folder)["calibration"]
+    )
+    return found
+
+
 def joinings_of(models: Mapping[Member, Path]) -> dict[Key, Joining]:
     """How each member joins its images, as `evaluate` takes it."""
-    joinings: dict[Key, Joining] = {}
-    for member, folder in models.items():
-        if is_bundle(member):
-            found = read_json(folder / "bundle" / "calibration.json", "densityclip study")
-        else:
-            found = read_about(member, folder)["calibration"]
-        joinings[member.arm, member.fold, member.seed] = Calibration.from_dict(found).joining
-    return joinings
+    return {
+        (member.arm, member.fold, member.seed): Calibration.from_dict(calibration_of(member, folder)).joining
+        for member, folder in models.items()
+    }

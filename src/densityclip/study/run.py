@@ -13,10 +13,9 @@ from densityclip.datasets.registry import DATASETS
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.imaging.recipe import Recipe
-from densityclip.study.maps import map_caption
 from densityclip.study.members import about_of, is_bundle, joinings_of, read_about
+from densityclip.study.page import Done, write_pages
 from densityclip.study.state import Progress, Report, Steps, claim
-from densityclip.study.telling import described, kinds_of, provenance_of
 from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Member, Study
 
 LOCAL = "local.json"
@@ -45,8 +44,12 @@ class StudyRun:
         predictions = self._predict(models, caches, splits, foundation)
         metrics = self._evaluate(predictions, models)
         metrics["local"] = self._local(predictions, models)
-        sheets = {arm: self._explain(arm, models, indexes, predictions) for arm in self.study.explain.arms}
-        return self._report(indexes, models, metrics, sheets, registered)
+        maps = {arm: self._explain(arm, models, indexes, predictions) for arm in self.study.explain.arms}
+        done = Done(indexes, caches, splits, models, predictions, metrics, maps, registered)
+        with self.progress("report") as report:
+            page = write_pages(self.study, self.out, done)
+            report(1, 1)
+        return page
 
     def _cohort(self, name: str) -> Path:
         """Exams and index of one cohort; returns the path of its index."""
@@ -271,41 +274,6 @@ class StudyRun:
         request = [{name: hash_table(table) for name, table in chosen.items()}, hash_file(bundle / "provenance.json")]
         self.steps.run(f"explain {arm}", request, [folder / name / "explain.json" for name in chosen], run)
         return [folder / name for name in chosen]
-
-    def _report(
-        self,
-        indexes: dict[str, Path],
-        models: dict[Member, Path],
-        metrics: dict[str, Any],
-        maps: dict[str, list[Path]],
-        registered: dict[str, Any],
-    ) -> Path:
-        from densityclip.report.study_report import Sheet, write_study_report
-
-        sheets = [
-            Sheet(
-                title=f"Model {arm}, cohort {folder.name}",
-                caption=map_caption(folder),
-                png=(folder / "sheet.png").read_bytes(),
-            )
-            for arm, folders in maps.items()
-            for folder in folders
-            if self.study.cohorts[folder.name].redistribute
-        ]
-        firsts = {arm: models[self.study.members_of(arm)[0]] for arm in self.study.arms}
-        audits = {name: read_json(index.parent / "audit.json", "densityclip index") for name, index in indexes.items()}
-        with self.progress("report") as report:
-            path = write_study_report(
-                self.out / "report.html",
-                study=described(self.study, self.out, models, kinds_of(self.study, indexes)),
-                metrics=metrics,
-                trainings={arm: pl.read_csv(folder / "training.csv") for arm, folder in firsts.items()},
-                sheets=sheets,
-                audits=audits,
-                provenance=provenance_of(self.study, models, registered),
-            )
-            report(1, 1)
-        return path
 
 
 def _listing(source: Path) -> str:
