@@ -1,5 +1,7 @@
 """The primary question and its verdict, and the correction of the secondary tests."""
 
+from collections.abc import Sequence
+
 import polars as pl
 import pytest
 from answers import one, predictions
@@ -10,11 +12,13 @@ from densityclip.evaluation.evaluate import evaluate
 PRIMARY = {"metric": "accuracy", "level": "exam", "modality": "all", "cohort": "c", "contrast": ["good", "bad"]}
 
 
-def table(seed: int = 0) -> pl.DataFrame:
-    """A good arm and a bad one on three cohorts."""
-    cohorts = [("c", "test"), ("far", "external"), ("near", "external")]
+COHORTS = (("c", "test"), ("far", "external"), ("near", "external"))
+
+
+def table(cohorts: Sequence[tuple[str, str]] = COHORTS[:1]) -> pl.DataFrame:
+    """A good arm and a bad one."""
     return pl.concat(
-        predictions(24, (arm,), seed=seed + k, skill=skill, cohort=cohort, part=part)
+        predictions(24, (arm,), seed=k, skill=skill, cohort=cohort, part=part)
         for arm, skill in (("good", 4.0), ("bad", 0.0))
         for k, (cohort, part) in enumerate(cohorts)
     )
@@ -22,7 +26,7 @@ def table(seed: int = 0) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def metrics() -> dict:
-    return evaluate(table(), resamples=300, primary=PRIMARY)
+    return evaluate(table(COHORTS), resamples=300, groups=(), primary=PRIMARY)
 
 
 def test_the_endpoint_is_the_difference_of_its_place(metrics):
@@ -37,17 +41,18 @@ def test_the_endpoint_is_the_difference_of_its_place(metrics):
 
 def test_the_other_way_round_is_inferior_and_the_margin_decides_non_inferiority():
     turned = PRIMARY | {"contrast": ["bad", "good"]}
-    assert evaluate(table(), resamples=200, primary=turned)["endpoint"]["verdict"] == "inferior"
-    lost = -evaluate(table(), resamples=200, primary=turned)["endpoint"]["estimate"]["low"]
+    worse = evaluate(table(), groups=(), resamples=200, primary=turned)["endpoint"]
+    assert worse["verdict"] == "inferior"
+    lost = -worse["estimate"]["low"]
     for margin, verdict in ((lost + 0.01, "non-inferior"), (lost - 0.01, "non-inferiority not shown")):
         asked = turned | {"kind": "non-inferiority", "margin": margin}
-        endpoint = evaluate(table(), resamples=200, primary=asked)["endpoint"]
+        endpoint = evaluate(table(), groups=(), resamples=200, primary=asked)["endpoint"]
         assert (endpoint["verdict"], endpoint["margin"]) == (verdict, margin)
 
 
 def test_fewer_errors_are_better():
     asked = PRIMARY | {"metric": "mean_absolute_error"}
-    endpoint = evaluate(table(), resamples=200, primary=asked)["endpoint"]
+    endpoint = evaluate(table(), groups=(), resamples=200, primary=asked)["endpoint"]
     assert endpoint["estimate"]["value"] < 0
     assert endpoint["verdict"] == "superior"
 
@@ -70,20 +75,20 @@ def test_the_family_is_every_other_cohort_and_modality_corrected_by_holm(metrics
 
 
 def test_a_question_that_cannot_be_answered_says_why():
-    other = evaluate(table(), resamples=20, primary=PRIMARY | {"cohort": "nowhere"})["endpoint"]
+    other = evaluate(table(), groups=(), resamples=20, primary=PRIMARY | {"cohort": "nowhere"})["endpoint"]
     assert (other["verdict"], other["estimate"]) == ("not estimable", None)
     assert "no such predictions" in other["why"]
     unlike = table().filter(~((pl.col("arm") == "bad") & (pl.col("patient_id") == "p1")))
-    uneven = evaluate(unlike, resamples=20, primary=PRIMARY)["endpoint"]
+    uneven = evaluate(unlike, groups=(), resamples=20, primary=PRIMARY)["endpoint"]
     assert "not scored on the same images" in uneven["why"]
 
 
 def test_without_a_question_there_is_no_endpoint():
-    metrics = evaluate(table(), resamples=20)
+    metrics = evaluate(table(), groups=(), resamples=20)
     assert metrics["endpoint"] is None
     assert metrics["family"] == []
 
 
 def test_non_inferiority_without_a_margin_is_refused():
     with pytest.raises(UserError, match="with a margin"):
-        evaluate(table(), resamples=20, primary=PRIMARY | {"kind": "non-inferiority"})
+        evaluate(table(), groups=(), resamples=20, primary=PRIMARY | {"kind": "non-inferiority"})
