@@ -13,10 +13,14 @@ from densityclip.imaging.recipe import Recipe
 from densityclip.inference.predictor import Predictor, all_levels, image_table
 from densityclip.inference.sources import gather
 from densityclip.model.bundle import load_bundle
-from densityclip.probability.aggregate import members_to_level
+from densityclip.probability.aggregate import log_probabilities, members_to_level
 from densityclip.probability.calibrate import Calibration
 from densityclip.probability.exam_rule import fit_joining
 from densityclip.probability.joining import read_joinings
+from densityclip.steps import read_splits
+from densityclip.training.batches import ImageStore
+from densityclip.training.fit import predicted_rows
+from densityclip.training.scoring import mean_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +110,26 @@ def test_the_study_joins_every_member_as_its_bundle_says_and_its_manifest_tells(
     assert again.equals(exams, null_equal=True)
 
 
-def test_what_training_fitted_is_what_the_predictions_of_validation_and_calibration_ask_for(road: Path):
-    bundle = load_bundle(road / "arms" / "multi" / "bundle")
-    joining = Calibration.from_dict(bundle.calibration).joining
-    images = read_table(road / "predictions.parquet", "predictions").filter(
-        (pl.col("arm") == "multi") & (pl.col("level") == "image") & pl.col("label").is_not_null()
+def test_training_joins_the_rows_that_prediction_will_give(road: Path, predictor):
+    # The train part stands for the others, which are too small in the miniature for anything to be fitted on them.
+    cache, splits = Cache.open(road / "cohorts" / "internal" / "cache"), read_splits(road / "splits.parquet")
+    names = predictor.bundle.provenance["modalities"]
+    store = ImageStore([cache], splits, part="train", fold=0, modalities=names)
+    logits = log_probabilities(mean_probabilities(predictor.classifier, store, names))
+    of_training = predicted_rows(store, logits, predictor.calibration).sort("image_id")
+    study = read_table(road / "predictions.parquet", "predictions").filter(
+        (pl.col("arm") == "multi") & (pl.col("level") == "image") & (pl.col("part") == "train")
     )
-    again = fit_joining(*(images.filter(pl.col("part") == part) for part in ("validation", "calibration")))
-    assert (again.rule, again.denser_weight, again.notes) == (joining.rule, joining.denser_weight, joining.notes)
-    assert (again.chosen_on, again.fitted_on) == (joining.chosen_on, joining.fitted_on)
-    assert dict(again.temperatures) == pytest.approx(dict(joining.temperatures), rel=1e-3)
+    of_prediction = study.filter(pl.col("label").is_not_null()).sort("image_id")
+    same = ["image_id", "exam_id", "patient_id", "laterality", "view", "modality", "label", "status"]
+    assert of_training.select(same).equals(of_prediction.select(same))
+    for columns in (LOGITS, PROBABILITIES):
+        one, other = (rows.select(columns).to_numpy() for rows in (of_training, of_prediction))
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    one, other = (fit_joining(rows, rows) for rows in (of_training, of_prediction))
+    assert (one.rule, one.denser_weight, one.fitted_on) == (other.rule, other.denser_weight, other.fitted_on)
+    assert one.fitted_on > 10
+    assert dict(one.temperatures) == pytest.approx(dict(other.temperatures), rel=1e-3)
 
 
 def test_gathering_a_folder_of_everything_counts_every_file_once(some, tmp_path: Path):

@@ -354,12 +354,21 @@ def calibrate(
         log_probabilities(mean_probabilities(scorer, store, modalities)) for store in (validation, calibration)
     )
     fitted = fit_calibration(to_fit, calibration.labels, calibration.items["patient_id"].to_list(), shift)
-    chosen = fit_joining(_predicted(validation, to_choose, fitted), _predicted(calibration, to_fit, fitted))
+    chosen = fit_joining(predicted_rows(validation, to_choose, fitted), predicted_rows(calibration, to_fit, fitted))
     return replace(fitted, joining=chosen)
 
 
-def _predicted(store: "ImageStore", logits: NDArray[np.float64], calibration: Calibration) -> pl.DataFrame:
-    """The images of a store as rows of schema `predictions`, as the bundle would predict them."""
+def predicted_rows(store: "ImageStore", logits: NDArray[np.float64], calibration: Calibration) -> pl.DataFrame:
+    """The images of a store as rows of schema `predictions`, as the bundle would predict them.
+
+    Args:
+        store: Labelled images.
+        logits: `[images, 4]`, the logarithm of the mean of their slices' softmax.
+        calibration: Of the images.
+
+    Returns:
+        Level `image`, in the order of the store.
+    """
     names = ("image_id", "exam_id", "patient_id", "laterality", "view", "modality")
     probabilities = calibration.apply(logits)
     table = store.items.select(
