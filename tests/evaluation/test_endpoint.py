@@ -92,3 +92,17 @@ def test_without_a_question_there_is_no_endpoint():
 def test_non_inferiority_without_a_margin_is_refused():
     with pytest.raises(UserError, match="with a margin"):
         evaluate(table(), groups=(), resamples=20, primary=PRIMARY | {"kind": "non-inferiority"})
+
+
+def test_so_few_patients_are_described_and_not_tested():
+    few = pl.concat(
+        predictions(number, (arm,), seed=k, skill=skill, cohort=cohort, part=part)
+        for arm, skill in (("good", 4.0), ("bad", 0.0))
+        for k, (number, cohort, part) in enumerate(((19, "c", "test"), (20, "far", "external")))
+    )
+    found = evaluate(few, groups=(), resamples=100, primary=PRIMARY)
+    endpoint, family = found["endpoint"], found["family"]
+    assert (endpoint["verdict"], endpoint["p"]) == ("not estimable", None)
+    assert endpoint["estimate"]["value"] > 0
+    assert endpoint["why"] == "19 patients are too few for a test, which wants 20"
+    assert all((entry["p"] is None) == (entry["cohort"] == "c") for entry in family)

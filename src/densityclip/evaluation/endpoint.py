@@ -14,6 +14,8 @@ from densityclip.evaluation.metrics import Floats
 from densityclip.evaluation.places import Place
 
 NOT_ESTIMABLE = "not estimable"
+# A percentile interval over fewer patients is too narrow to be held against a level.
+FEWEST_TESTED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +58,8 @@ class Comparison:
         return cls(place, interval(value, replicated, n_patients), replicated, n_patients, None)
 
     def judge(self, hypothesis: Superiority | NonInferiority) -> tuple[str, float]:
-        """Verdict and p-value; NaN where there is no difference or no interval."""
-        if self.difference is None or not np.isfinite(self.difference.low):
+        """Verdict and p-value; NaN where there is no difference, no interval, or too few patients for a test."""
+        if self.difference is None or not np.isfinite(self.difference.low) or self.n_patients < FEWEST_TESTED:
             return NOT_ESTIMABLE, float("nan")
         judgement = hypothesis.judge(self.difference, self.replicated)
         return judgement.verdict, judgement.p
@@ -91,7 +93,7 @@ def endpoint_and_family(
             "estimate": None if one.difference is None else one.difference.as_json(),
             "p": finite_or_none(p),
             "p_holm": finite_or_none(p_holm),
-            "not_compared": one.not_compared,
+            "not_compared": _why_not(one),
         }
         for one, (_, p), p_holm in zip(others, found, corrected, strict=True)
     ]
@@ -141,5 +143,14 @@ def _endpoint(primary: Mapping[str, Any], asked: Comparison | None) -> dict[str,
         "estimate": estimate,
         "p": finite_or_none(p),
         "verdict": verdict,
-        "why": "there are no such predictions of both arms" if asked is None else asked.not_compared,
+        "why": _why_not(asked),
     }
+
+
+def _why_not(one: Comparison | None) -> str | None:
+    """Why there is no test; None where there is one."""
+    if one is None:
+        return "there are no such predictions of both arms"
+    if one.not_compared is None and one.n_patients < FEWEST_TESTED:
+        return f"{one.n_patients} patients are too few for a test, which wants {FEWEST_TESTED}"
+    return one.not_compared

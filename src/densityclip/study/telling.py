@@ -156,7 +156,8 @@ def _methods(study: Study) -> list[str]:
         "The checkpoint kept is the one with the best macro AUC, of uncalibrated probabilities, in the worst "
         f"trained modality of the validation part, looked at every {config.validate_every} steps.",
         "Probabilities: the class frequencies of the training part are put back, then one temperature, fitted on "
-        "the calibration part. Other sites are scored with the model as it is.",
+        "the calibration part, and one more for each of breast, exam and patient where it has patients enough. Validation "
+        "chose how breasts make an exam. Other sites are scored with the model as it is.",
     ]
     if study.baselines:
         lines.append(
@@ -170,7 +171,10 @@ def _methods(study: Study) -> list[str]:
 def _split_words(study: Study) -> str:
     shares = ", ".join(f"{part} {100 * share:.0f}%" for part, share in DEFAULT_SHARES.items())
     drawn = "Patients of internal cohorts were split, stratified by density and balanced over modality and site"
-    used = "Validation chose the checkpoint, calibration fitted one temperature; test and other sites were only scored."
+    used = (
+        "Validation chose the checkpoint and the rule for exams, calibration fitted the temperatures; test and other "
+        "sites were only scored."
+    )
     if study.folds == 1:
         return f"{drawn}: {shares} (seed {study.split_seed}). {used}"
     return (

@@ -8,6 +8,8 @@ from densityclip.evaluation.figures.canvas import ARM_MARKERS, INK, MUTED, Forma
 from densityclip.evaluation.figures.dots import Triple
 
 _LINE = 0.17
+# A longer name is set smaller, so that it ends before the number of patients.
+_ROOM, _SIZE = 22, 9.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ def _draw_row(
     beside = axes.get_yaxis_transform()
     weight = "bold" if row.heading or row.overall else "normal"
     indent = -0.74 if row.heading or row.overall else -0.72
-    axes.text(indent, y, row.label, transform=beside, va="center", ha="left", color=INK, fontweight=weight)
+    size = _SIZE * min(1.0, _ROOM / max(1, len(row.label))) if row.note else _SIZE
+    axes.text(
+        indent, y, row.label, transform=beside, va="center", ha="left", color=INK, fontweight=weight, fontsize=size
+    )
     axes.text(-0.03, y, row.note, transform=beside, va="center", ha="right", color=MUTED, fontsize=8)
     for arm, (value, low, high) in row.values.items():
         at = y + (arms.index(arm) - (len(arms) - 1) / 2) * _LINE
