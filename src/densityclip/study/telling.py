@@ -156,8 +156,8 @@ def _methods(study: Study) -> list[str]:
         "The checkpoint kept is the one with the best macro AUC, of uncalibrated probabilities, in the worst "
         f"trained modality of the validation part, looked at every {config.validate_every} steps.",
         "Probabilities: the class frequencies of the training part are put back, then one temperature, fitted on "
-        "the calibration part, and one more for each of breast, exam and patient where it has patients enough. Validation "
-        "chose how breasts make an exam. Other sites are scored with the model as it is.",
+        "the calibration part, and one more for each of breast, exam and patient where it has patients enough. "
+        "Validation chose how breasts make an exam. Other sites are scored with the model as it is.",
     ]
     if study.baselines:
         lines.append(
