@@ -1,7 +1,5 @@
 """Every way to adapt, whole trainings in miniature: what moves, what stays, and what does not change the result."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -64,22 +62,9 @@ def test_an_adaptation_moves_what_it_names_and_nothing_else(road, tmp_path, star
     load_bundle(tmp_path / "model").classifier()
 
 
-def test_full_moves_both_towers_and_lp_ft_first_the_projections_alone(road, tmp_path, start, full):
+def test_full_moves_both_towers(start, full):
     moving = moved(start, full)
     assert {"visual.trunk.patch_embed.proj.weight", "text.transformer.embeddings.word_embeddings.weight"} <= moving
-    trained(road, tmp_path / "model", adaptation="lp-ft", probe_share=0.5)
-    at_half = torch.load(tmp_path / "model" / "checkpoints" / "best.ckpt", weights_only=True)
-    last = torch.load(tmp_path / "model" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert last["global_step"] == 4
-    assert any(
-        not torch.equal(value, start[name.removeprefix("clip.")])
-        for name, value in last["state_dict"].items()
-        if name.startswith("clip.visual.trunk.blocks")
-    )
-    if at_half["global_step"] == 2:
-        for name, value in at_half["state_dict"].items():
-            if name.startswith("clip.visual.trunk"):
-                assert torch.equal(value, start[name.removeprefix("clip.")]), name
 
 
 def test_chunks_give_the_weights_of_the_whole_batch(road: Path, tmp_path: Path, full):
@@ -138,31 +123,6 @@ def test_lightnings_loggers_are_on_by_default(road: Path, tmp_path: Path):
     assert "validation/worst_macro_auc" in pl.read_csv(table).columns
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", [(), ("adaptation=lp-ft", "modality_weights=group-dro")])
-def test_two_processes_give_the_weights_and_losses_of_one(road: Path, tmp_path: Path, settings):
-    script = Path(__file__).parent / "two_processes.py"
-    for devices in (1, 2):
-        out = tmp_path / str(devices)
-        done = subprocess.run(
-            [sys.executable, str(script), str(road), str(out), f"devices={devices}", *settings],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (load_file(tmp_path / d / "bundle" / "open_clip_model.safetensors") for d in "12")
-    for name in one:
-        # AdamW's first steps divide by the gradient's size: noise of the last bits in a gradient near zero shows.
-        torch.testing.assert_close(two[name], one[name], rtol=0, atol=5e-4, msg=name)
-    losses = [
-        pl.read_csv(tmp_path / d / "training.csv").filter(pl.col("name") == "train/loss")["value"].to_list()
-        for d in "12"
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-
-
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -199,14 +159,6 @@ def test_memory_that_does_not_suffice_says_what_to_lower(road: Path, tmp_path: P
     assert "chunk_size to 4" in str(caught.value)
     monkeypatch.undo()
     trained(road, tmp_path / "model", chunk_size=4)  # as advised, in the same folder
-
-
-def test_bfloat16_trains_with_clipped_gradients(road: Path, tmp_path: Path, full):
-    rounded = trained(road, tmp_path / "model", precision="bf16-mixed")
-    assert all(torch.isfinite(value).all() for value in rounded.values() if value.is_floating_point())
-    name = "visual.trunk.blocks.0.attn.qkv.weight"
-    assert not torch.equal(rounded[name], full[name])
-    torch.testing.assert_close(rounded[name], full[name], rtol=0, atol=2e-2)
 
 
 def test_a_model_that_was_not_trained_carries_no_prior(road: Path, tmp_path: Path):

@@ -1,27 +1,19 @@
-"""Run by Lightning's launcher in two processes, or in one: a few steps, and what came out of them, to a file."""
+"""Run by Lightning's launcher in two processes: a few steps, and what each process saw, to a file of its own."""
 
 import sys
 from pathlib import Path
 
 import torch
+from tiny_training import tiny_task
 
-from densityclip.artifacts import read_table
-from densityclip.imaging.cache import Cache
-from densityclip.training.config import TrainConfig
-from densityclip.training.fit import fit
+from densityclip.training.engine import run
 
 
-def main(road: Path, out: Path, *settings: str) -> None:
+def main(foundation: Path, out: Path, *settings: str) -> None:
     given = dict(pair.split("=", 1) for pair in settings)
-    config = TrainConfig(
-        **{"accelerator": "cpu", "threads": 1, "loggers": (), "learning_rate": 1e-3, "layer_decay": 1.0}
-        | {"steps": 3, "validate_every": 3, "batch_size": 16, "warmup_steps": 0, "class_weights": "none"}
-        | {"allow_missing_categories": True}
-        | given,
-    )
-    torch.use_deterministic_algorithms(True)
-    splits = read_table(road / "splits.parquet", "splits")
-    fit([Cache.open(road / "cohorts/internal/cache")], splits, road / "foundation", out, config, data={})
+    task = tiny_task(foundation, devices=2, **given)
+    rank = 0 if run(task, out, task.config, None) else 1
+    torch.save({"losses": task.losses_seen, "gradients": task.gradients, "weights": task.weights}, out / f"{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,11 @@ ADAPTATIONS = ("zero-shot", "linear-probe", "lora", "lp-ft", "full")
 _IMAGE_PROJECTION = re.compile(r"^visual\.(head\.|proj$)")
 _TEXT_PROJECTION = re.compile(r"^(text\.)?(proj\.|text_projection)")
 _BLOCK = re.compile(r"\.(?:blocks|layer|resblocks)\.(\d+)\.")
-_EMBEDDING = re.compile(r"(patch_embed|pos_embed|cls_token|conv1|class_embedding|embeddings?\.|positional_embedding)")
+# What lies below a tower's first block: embeddings of patches, words, positions and classes, and the norm over them.
+_EMBEDDING = re.compile(
+    r"patch_embed|pos_embed|cls_token|reg_token|conv1|class_embedding|embeddings?\.|positional_embedding"
+    r"|\.(ln_pre|norm_pre)\."
+)
 _TEMPERATURE = ("logit_scale", "logit_bias")
 
 # Attention's matrices alone (arXiv:2106.09685); a bare `proj` would also match the projection into the shared space.
@@ -61,7 +65,7 @@ def add_lora(clip: nn.Module, *, rank: int, text_tower: bool, seed: int) -> "Pef
         seed: Of the random one of the two.
 
     Raises:
-        UserError: The towers are not timm's ViT and Hugging Face's BERT.
+        UserError: The image tower is not timm's ViT, or the text tower is to get them and is not Hugging Face's BERT.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -69,6 +73,11 @@ def add_lora(clip: nn.Module, *, rank: int, text_tower: bool, seed: int) -> "Pef
     names = [name for name, _ in clip.named_modules()]
     if not any(re.fullmatch(_LORA_IMAGE, name) for name in names):
         raise UserError("lora knows timm's ViT as image tower alone", "use adaptation full, lp-ft or linear-probe")
+    if text_tower and not any(re.fullmatch(_LORA_TEXT, name) for name in names):
+        raise UserError(
+            "lora knows Hugging Face's BERT as text tower alone",
+            "set text_tower to frozen, or use adaptation full, lp-ft or linear-probe",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern, lora_dropout=0.0, bias="none")
@@ -85,8 +94,9 @@ def parameter_groups(clip: nn.Module, *, rate: float, weight_decay: float, layer
     """Groups for the optimiser: the rate falls from the projections to the embeddings, decay is on matrices only.
 
     A block that lies k blocks below its tower's projection gets `rate * layer_decay ** k` (arXiv:1905.05583; for CLIP
-    arXiv:2212.06138). Position embeddings, class tokens, biases and norms are not decayed. Parameters that are frozen
-    now are in the groups as well: LP-FT trains them later, and without a gradient an optimiser passes them over.
+    arXiv:2212.06138); what lies below the first block counts as one block more. Embeddings (of patches, words,
+    positions, classes), biases and norms are not decayed. Parameters that are frozen now are in the groups as well:
+    LP-FT trains them later, and without a gradient an optimiser passes them over.
     """
     depths = {tower: _blocks(clip, tower) for tower in (False, True)}
     groups: dict[tuple[float, float], list[Tensor]] = {}

@@ -136,7 +136,6 @@ class ContrastiveTask(lightning.LightningModule):
         losses = self.losses(seen, step)
         labels, modalities = seen.labels.to(self.device), seen.modalities.to(self.device)
         weights = self.class_weights[labels] * self.modality_weights.current()[modalities]
-        self.modality_weights.update(losses.detach(), labels, modalities)
         loss = batch_loss(losses, weights) + self.modality_weights.penalty(modalities)
         if not bool(torch.isfinite(loss)):
             ids = self.batches.store.items["image_id"][seen.indices.tolist()].to_list()
@@ -146,6 +145,8 @@ class ContrastiveTask(lightning.LightningModule):
             )
         if step % 10 == 0:
             self._record_step(loss, losses.detach(), modalities)
+        # After the record, which so has the weights of this step and not of the next.
+        self.modality_weights.update(losses.detach(), labels, modalities)
         return loss
 
     def losses(self, seen: Batch, step: int) -> Tensor:
@@ -209,12 +210,14 @@ class ContrastiveTask(lightning.LightningModule):
             "train/logit_scale": float(self.clip.logit_scale.detach().exp()),
             "train/learning_rate": max(float(group["lr"]) for group in self.trainer.optimizers[0].param_groups[:-1]),
         }
-        weights = self.modality_weights.current().tolist()
+        weights, lag = self.modality_weights.current().tolist(), self.modality_weights.lag()
         for index, name in enumerate(self.config.modalities):
             if bool((modalities == index).any()):
                 values[f"train/loss/{name}"] = float(losses[modalities == index].mean())
             if self.config.modality_weights != "none":
                 values[f"weight/{name}"] = weights[index]
+            if lag is not None:
+                values[f"signal/{name}"] = float(lag[index])
         self.record(values)
 
     @torch.no_grad()

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
+from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 
 MODALITY_WEIGHTS = ("none", "fixed", "moving-average", "group-dro", "uncertainty")
@@ -80,6 +82,10 @@ class ModalityWeights(nn.Module):
         """`[m]` weights as they stand."""
         return self.ones
 
+    def lag(self) -> Tensor | None:
+        """`[m]` what the weights follow, for the log; none where they follow nothing."""
+        return None
+
     def penalty(self, modalities: Tensor) -> Tensor:
         """What is added to the loss of a batch beside the weighted losses; nothing, but for learned weights."""
         return self.ones.new_zeros(())
@@ -114,47 +120,80 @@ class FixedWeights(ModalityWeights):
         return self.values
 
 
-class MovingAverageWeights(ModalityWeights):
-    """Weights that follow a moving average of each modality's class-balanced loss: who lags counts for more.
+class LaggingWeights(ModalityWeights):
+    """What weights that follow the modalities' losses have in common: by how much each modality lags.
+
+    An image is compared with the other images of its category in its batch: its loss minus their mean loss. How large a
+    loss must be depends on the category and on how many of it are in the batch (the floor of a multi-positive loss is
+    the logarithm of that number), and both are the same for all images that are compared. So neither a modality's
+    share of the images nor its mix of categories moves its lag; only what sets it apart within a category does.
+
+    These differences are averaged for each pair of modality and category, over images and not over batches: both sums
+    below fade by `momentum` at every step, whether the pair is in the batch or not, so all pairs look back equally far.
+    The mean over a modality's categories is its lag.
+
+    Attributes:
+        sums: `[m, 4]` fading sum of the differences of a pair's images.
+        seen: `[m, 4]` fading number of the images of a pair.
+    """
+
+    sums: Tensor
+    seen: Tensor
+
+    def __init__(self, shares: Sequence[float], *, momentum: float, prior: float) -> None:
+        """Start with all alike; `prior` images without a lag count with every pair, so a handful moves little."""
+        super().__init__(shares)
+        self.momentum, self.prior = momentum, prior
+        self.register_buffer("sums", torch.zeros(len(self.shares), len(CATEGORIES)))
+        self.register_buffer("seen", torch.zeros(len(self.shares), len(CATEGORIES)))
+
+    def lag(self) -> Tensor:
+        """`[m]` in nats: by how much a modality's loss lies above that of its categories' images; 0 while unseen."""
+        # Pairs that never came, such as a category that a modality does not have in training, are left out.
+        known = (self.seen > 0).to(self.sums.dtype)
+        means = self.sums / (self.seen + self.prior).clamp_min(1e-12)
+        return (known * means).sum(dim=1) / known.sum(dim=1).clamp_min(1)
+
+    @torch.no_grad()
+    def update(self, losses: Tensor, labels: Tensor, modalities: Tensor) -> None:
+        """Take in the differences of one batch."""
+        category = functional.one_hot(labels, len(CATEGORIES)).to(losses.dtype)
+        modality = functional.one_hot(modalities, len(self.shares)).to(losses.dtype)
+        means = category.T @ losses / category.sum(dim=0).clamp_min(1)
+        difference = losses - means[labels]
+        self.sums.mul_(self.momentum).add_(modality.T @ (category * difference[:, None]))
+        self.seen.mul_(self.momentum).add_(modality.T @ category)
+
+
+class MovingAverageWeights(LaggingWeights):
+    """Weights that follow a moving average of each modality's lag: proportional to exp(strength * lag).
 
     The mean weight over the samples drawn is one, so the step size does not change; weights are bounded, so that a
     modality with hopeless images cannot take the training over; equal losses give equal weights; one modality alone
     has weight one.
-
-    Attributes:
-        average: `[m]` moving sum of each modality's loss, biased towards 0 at the start as in Adam.
-        mass: `[m]` what the moving sum would be for a loss of one; divides the bias out.
     """
 
-    average: Tensor
-    mass: Tensor
-
-    def __init__(self, shares: Sequence[float], *, momentum: float = 0.98) -> None:
-        super().__init__(shares)
-        self.momentum = momentum
-        self.register_buffer("average", torch.zeros(len(self.shares)))
-        self.register_buffer("mass", torch.zeros(len(self.shares)))
+    def __init__(
+        self, shares: Sequence[float], *, momentum: float = 0.99, prior: float = 4.0, strength: float = 0.5
+    ) -> None:
+        super().__init__(shares, momentum=momentum, prior=prior)
+        self.strength = strength
 
     def current(self) -> Tensor:
-        """`[m]` weights from the losses seen so far; ones until every modality was seen."""
-        if bool((self.mass == 0).any()):
-            return self.ones
-        return self._bounded(self.average / self.mass)
-
-    @torch.no_grad()
-    def update(self, losses: Tensor, labels: Tensor, modalities: Tensor) -> None:
-        """Move the averages of the modalities in the batch."""
-        for index, loss in class_balanced(losses, labels, modalities).items():
-            self.average[index].lerp_(loss, 1 - self.momentum)
-            self.mass[index].lerp_(torch.ones_like(self.mass[index]), 1 - self.momentum)
+        """`[m]` weights from the losses seen so far; ones at first."""
+        lag = self.lag()
+        return self._bounded(torch.exp(self.strength * (lag - lag.max())))
 
 
-class GroupDroWeights(ModalityWeights):
+class GroupDroWeights(LaggingWeights):
     """Exponentiated gradient ascent on the modalities' losses (group DRO, arXiv:1911.08731), from equal weights.
 
-    A step multiplies a modality's weight by exp(rate * (its class-balanced loss - the batch's mean over modalities)),
-    so equal losses change nothing. Weights are kept with mean one over the samples drawn and bounded, and the state is
-    what was bounded: a modality that has long lagged gives way as soon as it does not.
+    A step multiplies a modality's weight by exp(rate * its lag), so equal losses change nothing. Then the weights go
+    back by the share `pull` of their logarithms, as under a penalty on their divergence from equal ones: without it
+    the noise of finite batches adds up, and equal modalities walk apart. A lasting lag of one nat thus leads to a
+    weight that is exp(rate / pull) times larger, reached over 1 / pull steps. Weights are kept with mean one over the
+    samples drawn and bounded, and the state is what was bounded: a modality that has long lagged gives way as soon as
+    it does not.
 
     Attributes:
         weights: `[m]`.
@@ -162,26 +201,29 @@ class GroupDroWeights(ModalityWeights):
 
     weights: Tensor
 
-    def __init__(self, shares: Sequence[float], *, rate: float = 0.02) -> None:
-        super().__init__(shares)
-        self.rate = rate
+    def __init__(
+        self,
+        shares: Sequence[float],
+        *,
+        momentum: float = 0.98,
+        prior: float = 4.0,
+        rate: float = 0.005,
+        pull: float = 0.005,
+    ) -> None:
+        super().__init__(shares, momentum=momentum, prior=prior)
+        self.rate, self.pull = rate, pull
         self.register_buffer("weights", torch.ones(len(self.shares)))
 
     def current(self) -> Tensor:
         """`[m]` weights."""
-        return self.weights
+        return self.weights.clone()
 
     @torch.no_grad()
     def update(self, losses: Tensor, labels: Tensor, modalities: Tensor) -> None:
-        """Ascend on the modalities in the batch."""
-        found = class_balanced(losses, labels, modalities)
-        mean = torch.stack(list(found.values())).mean()
-        raw = self.weights.clone()
-        for index, loss in found.items():
-            raw[index] *= torch.exp(self.rate * (loss - mean)).to(raw.dtype)
-        # One modality alone stays at exactly one: nothing lags.
-        if len(found) > 1:
-            self.weights.copy_(self._bounded(raw))
+        """Take in one batch and ascend."""
+        super().update(losses, labels, modalities)
+        raw = self.weights.pow(1 - self.pull) * torch.exp(self.rate * self.lag())
+        self.weights.copy_(self._bounded(raw))
 
 
 class UncertaintyWeights(ModalityWeights):
@@ -205,21 +247,3 @@ class UncertaintyWeights(ModalityWeights):
     def penalty(self, modalities: Tensor) -> Tensor:
         """Mean of s / 2 over the batch."""
         return self.log_variance.clamp(-3, 3)[modalities].mean() / 2
-
-
-def class_balanced(losses: Tensor, labels: Tensor, modalities: Tensor) -> dict[int, Tensor]:
-    """Loss of each modality in a batch, its categories counting alike.
-
-    Args:
-        losses: `[batch]`.
-        labels: `[batch]` category index.
-        modalities: `[batch]` modality index.
-
-    Returns:
-        By modality index.
-    """
-    found = {}
-    for index in modalities.unique().tolist():
-        mine = modalities == index
-        found[index] = torch.stack([losses[mine & (labels == label)].mean() for label in labels[mine].unique()]).mean()
-    return found
