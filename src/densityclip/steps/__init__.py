@@ -16,6 +16,7 @@ from densityclip.steps.models import (
     train,
     write_predictions,
 )
+from densityclip.steps.outcome import training_outcome
 from densityclip.steps.scores import METRICS, compare, evaluate, joinings_beside
 from densityclip.steps.stand_in import make_stand_in
 
@@ -47,5 +48,6 @@ __all__ = [
     "to_hub",
     "to_onnx",
     "train",
+    "training_outcome",
     "write_predictions",
 ]
