@@ -249,9 +249,15 @@ def train(
 
     settings = read_train_config(config, set_ or [])
     data = {} if redistribute is None else {"redistribute": redistribute}
-    # Of several processes of one training the first alone speaks.
-    with terminal.progress("train") if steps.is_first_process() else nullcontext() as report:
-        bundle = steps.train(caches, splits, foundation, out, settings, data=data, finish=finish, progress=report)
+    try:
+        # Of several processes of one training the first alone speaks.
+        with terminal.progress("train") if steps.is_first_process() else nullcontext() as report:
+            bundle = steps.train(caches, splits, foundation, out, settings, data=data, finish=finish, progress=report)
+    except steps.TrainingStopped as stop:
+        if not stop.kept:
+            raise
+        way_on = "the same command with --finish makes the bundle of it"
+        raise UserError(stop.fact, f"{stop.next_step}, and {way_on}") from stop
     if steps.is_first_process():
         for sentence in steps.training_outcome(bundle):
             terminal.say(sentence)

@@ -10,15 +10,17 @@ import pytest
 import torch
 import yaml
 from tiny_data import write_cache, write_splits
+from typer.testing import CliRunner
 
 from densityclip.artifacts import hash_file, read_json, read_table, write_json
+from densityclip.cli import app
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.model.biomedclip import load_foundation
 from densityclip.model.bundle import load_bundle
 from densityclip.model.classifier import check_captions
 from densityclip.model.prompts import DEFAULT_PROMPTS, Prompts
-from densityclip.steps import train, training_outcome
+from densityclip.steps import to_hub, train, training_outcome
 from densityclip.training.config import TrainConfig
 from densityclip.training.fit import fit
 from densityclip.training.task import ContrastiveTask
@@ -97,7 +99,7 @@ def test_a_loss_that_is_no_number_before_any_validation_leaves_nothing_and_says_
     stop_at(monkeypatch, 1)
     with pytest.raises(UserError, match="the loss is not finite at step 1") as caught:
         trained(data, small_foundation, tmp_path / "model")
-    assert "no validation was reached, so there is nothing of this training to keep" in str(caught.value)
+    assert "no validation was reached, so nothing of this training is kept" in str(caught.value)
     assert "--finish" not in str(caught.value)
     found = read_json(tmp_path / "model/stopped.json", "")
     assert found["step"] == 1
@@ -117,7 +119,16 @@ def test_a_loss_that_is_no_number_after_a_validation_leaves_a_bundle_by_the_comm
     data, small_foundation, tmp_path, monkeypatch
 ):
     stop_at(monkeypatch, 5)
-    with pytest.raises(UserError, match="the same command with --finish makes the bundle of it"):
+    typed = command(data, small_foundation, tmp_path / "typed")[3:]
+    stopped = CliRunner().invoke(app, typed).exception
+    assert isinstance(stopped, UserError)
+    assert stopped.next_step.endswith("is kept, and the same command with --finish makes the bundle of it")
+    done = CliRunner().invoke(app, [*typed, "--finish"])
+    assert done.exit_code == 0, done.exception
+    assert "The training stopped after 4 steps and was finished there." in done.output
+    assert "The trained model is" in done.output
+
+    with pytest.raises(UserError, match=r"the best validation so far, 0\.\d+ at step \d, is kept\.$"):
         trained(data, small_foundation, tmp_path / "model", batch_size=10)
     with pytest.raises(UserError, match=r"10 images of its batch: listed in .*stopped\.json"):
         trained(data, small_foundation, tmp_path / "model", batch_size=10)
@@ -129,7 +140,8 @@ def test_a_loss_that_is_no_number_after_a_validation_leaves_a_bundle_by_the_comm
     assert bundle.provenance["stopped_after"] == 4
     name = "visual.head.proj.weight"
     assert torch.equal(load_foundation(bundle.folder).clip.state_dict()[name], best["state_dict"][f"clip.{name}"])
-    assert "stopped after 4 steps" in " ".join(training_outcome(bundle.folder))
+    to_hub(bundle, tmp_path / "hub", redistribute=True)
+    assert "stopped on its way, after 4 of the steps" in (tmp_path / "hub/README.md").read_text()
 
 
 def test_memory_advice_names_what_is_left_to_lower(data, small_foundation, tmp_path, monkeypatch):

@@ -19,12 +19,14 @@ from densityclip.steps.models import (
 from densityclip.steps.outcome import training_outcome
 from densityclip.steps.scores import METRICS, compare, evaluate, joinings_beside
 from densityclip.steps.stand_in import make_stand_in
+from densityclip.training.engine import TrainingStopped
 
 __all__ = [
     "INDEX",
     "METRICS",
     "PREDICTIONS",
     "TARGETS",
+    "TrainingStopped",
     "adapt_locally",
     "choose_images",
     "compare",

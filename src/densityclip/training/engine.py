@@ -30,6 +30,16 @@ _NOISE = (
 )
 
 
+class TrainingStopped(UserError):
+    """A training that cannot go on.
+
+    Attributes:
+        kept: Whether a validation was reached, so that a bundle can be made of the best one.
+    """
+
+    kept = False
+
+
 def run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Callable[[int, int], None] | None) -> bool:
     """Train, or go on with a training that was killed; afterwards the task holds the best round.
 
@@ -43,8 +53,8 @@ def run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Calla
         Whether this process is the one that writes the result; others have nothing left to do.
 
     Raises:
-        UserError: The loss or the weights are not finite, the memory does not suffice, or a strategy or logger is
-            unknown or not installed.
+        TrainingStopped: The loss or the weights are not finite, or the memory does not suffice.
+        UserError: A strategy or logger is unknown or not installed.
     """
     import torch
 
@@ -73,13 +83,12 @@ def run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Calla
     except NotFinite as stop:
         if trainer.is_global_zero and stop.image_ids:
             write_json(out / STOPPED, {"step": stop.step, "what": stop.what, "images": list(stop.image_ids)})
-        raise UserError(stop.said(out / STOPPED), f"lower learning_rate, with another --out{_way_on(out)}") from stop
+        raise _stopped(out, stop.said(out / STOPPED), "lower learning_rate, with another --out") from stop
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        raise UserError(
-            f"out of memory with {config.batch_size} images a step", _what_to_lower(config) + _way_on(out)
-        ) from error
+        fact = f"out of memory with {config.batch_size} images a step"
+        raise _stopped(out, fact, _what_to_lower(config)) from error
     if not trainer.is_global_zero:
         return False
     load_best(task, out)
@@ -97,16 +106,15 @@ def _what_to_lower(config: TrainConfig) -> str:
     return f"the images go through one at a time already: lower batch_size{text}, or prepare smaller images"
 
 
-def _way_on(out: Path) -> str:
-    """What can still be had of a training that cannot go on: said only where there is something."""
+def _stopped(out: Path, fact: str, next_step: str) -> TrainingStopped:
+    """The error, with what is still there of the training: said only where there is something."""
     best = read_best(out)
     if best is None:
-        return "; no validation was reached, so there is nothing of this training to keep"
+        return TrainingStopped(fact, f"{next_step}; no validation was reached, so nothing of this training is kept")
     value, step = best_round(best["history"])
-    return (
-        f"; the best validation so far, {value:.3f} at step {step}, is kept, and the same command with --finish makes "
-        "the bundle of it"
-    )
+    error = TrainingStopped(fact, f"{next_step}; the best validation so far, {value:.3f} at step {step}, is kept")
+    error.kept = True
+    return error
 
 
 def _trainer(out: Path, config: TrainConfig, progress: Callable[[int, int], None] | None) -> "Trainer":
