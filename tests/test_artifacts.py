@@ -63,6 +63,9 @@ def test_a_file_of_another_kind_version_or_format_is_told(tmp_path: Path):
         read_table(tmp_path / "text.parquet", "index")
     with pytest.raises(UserError, match="make it with `densityclip split`"):
         read_table(tmp_path / "nowhere.parquet", "splits")
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "theirs.parquet")
+    with pytest.raises(UserError, match=r"theirs\.parquet is a Parquet file that densityclip did not write"):
+        read_table(tmp_path / "theirs.parquet", "splits")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path):

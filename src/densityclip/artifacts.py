@@ -220,7 +220,11 @@ def read_table(path: Path, kind: str) -> pl.DataFrame:
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file", f"make it again with `{_MADE_BY[kind]}`") from error
-    found = metadata.get("densityclip_kind", "no table of ours")
+    found = metadata.get("densityclip_kind")
+    if found is None:
+        raise UserError(
+            f"{path} is a Parquet file that densityclip did not write", f"give the file that `{_MADE_BY[kind]}` wrote"
+        )
     if found != kind:
         raise UserError(f"{path} holds {found}, not {kind}", f"give the file that `{_MADE_BY[kind]}` wrote")
     version = metadata.get("schema_version")

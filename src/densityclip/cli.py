@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -228,7 +229,16 @@ def train(
     foundation: Annotated[Path, typer.Option(help="Folder with BiomedCLIP's files.")],
     config: Annotated[Path | None, typer.Option(help="YAML with training settings.")] = None,
     set_: Sets = None,
-    redistribute: Annotated[bool, typer.Option(help="Whether the model may be passed on (never EMBED's).")] = True,
+    redistribute: Annotated[
+        bool | None,
+        typer.Option(
+            "--redistribute/--no-redistribute",
+            help="Whether the model may be passed on (never EMBED's); without it, what the datasets' licences say.",
+        ),
+    ] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Do not train on: make the bundle from the best validation so far.")
+    ] = False,
 ) -> None:
     """Adapt the foundation model to density.
 
@@ -238,10 +248,19 @@ def train(
     from densityclip.study_file import read_train_config
 
     settings = read_train_config(config, set_ or [])
-    data = {"redistribute": redistribute}
-    with terminal.progress("train") as report:
-        bundle = steps.train(caches, splits, foundation, out, settings, data=data, progress=report)
+    data = {} if redistribute is None else {"redistribute": redistribute}
+    try:
+        # Of several processes of one training the first alone speaks.
+        with terminal.progress("train") if steps.is_first_process() else nullcontext() as report:
+            bundle = steps.train(caches, splits, foundation, out, settings, data=data, finish=finish, progress=report)
+    except steps.TrainingStopped as stop:
+        if not stop.kept:
+            raise
+        way_on = "the same command with --finish makes the bundle of it"
+        raise UserError(stop.fact, f"{stop.next_step}, and {way_on}") from stop
     if steps.is_first_process():
+        for sentence in steps.training_outcome(bundle):
+            terminal.say(sentence)
         terminal.say(f"The trained model is {bundle}.")
 
 
@@ -327,6 +346,10 @@ def export(
     metrics: Annotated[
         Path | None, typer.Option(help="metrics.json of `densityclip evaluate`, for the model card.")
     ] = None,
+    redistribute: Annotated[
+        bool,
+        typer.Option("--redistribute", help="State that the training data may be passed on, if the bundle does not."),
+    ] = False,
 ) -> None:
     """Write a model for others: an ONNX graph, or a folder for a model hub. Nothing is uploaded.
 
@@ -338,13 +361,13 @@ def export(
 
     if to not in steps.TARGETS:
         raise UserError(f"--to {to} is not known", f"choose one of {', '.join(steps.TARGETS)}")
-    if to == "onnx" and (licence or metrics):
-        raise UserError("--licence and --metrics are for the model card of --to hub", "leave them out")
+    if to == "onnx" and (licence or metrics or redistribute):
+        raise UserError("--licence, --metrics and --redistribute are for the model card of --to hub", "leave them out")
     model = _open_model(bundle)
     if to == "onnx":
         _say_checked(steps.to_onnx(model, out)["checked"], out)
         return
-    steps.to_hub(model, out, licence=licence, metrics=metrics)
+    steps.to_hub(model, out, licence=licence, metrics=metrics, redistribute=redistribute)
     terminal.say(f"{out} is ready to publish; read {out / 'README.md'} first. Nothing was uploaded.")
     terminal.say(f"Upload it with: hf upload OWNER/NAME {out}")
 
@@ -469,8 +492,12 @@ def weights_check(folder: Annotated[Path, typer.Argument(help="Folder of a found
         f"{folder} is complete: {found.tensors} tensors in {found.weights}, {found.parameters / 1e6:.1f} M numbers, "
         f"names and shapes as the config says, images of {found.height} x {found.width} px, {found.files} files."
     )
-    if found.source is None:
-        terminal.say("It has no weights.json: only completeness was checked, not that the files are the publisher's.")
+    if found.made is not None:
+        terminal.say(f"It is the {found.made}, every file as it was made.")
+    elif found.source is None:
+        terminal.say(
+            "It has no record of hashes: only completeness was checked, not that the files are the publisher's."
+        )
     else:
         terminal.say(f"Every file is as it was fetched from {found.source[0]} at {found.source[1]}.")
 

@@ -6,7 +6,7 @@ from dataset_layouts import LAYOUTS, no_file
 from densityclip import steps
 from densityclip.artifacts import write_json
 from densityclip.datasets.contract import Request, collect
-from densityclip.datasets.licence import carry_licence, restricted_by
+from densityclip.datasets.licence import allowed_by, carry_licence, restricted_by
 from densityclip.datasets.registry import DATASETS, dataset_named
 from densityclip.datasets.splits import same_institution
 from densityclip.errors import UserError
@@ -14,7 +14,14 @@ from densityclip.study_file import Cohort
 
 
 def test_embed_is_the_one_dataset_whose_models_stay_in_the_house() -> None:
-    assert [name for name, dataset in DATASETS.items() if not dataset.redistribute] == ["embed"]
+    assert [name for name, dataset in DATASETS.items() if dataset.redistribute is False] == ["embed"]
+
+
+def test_of_ones_own_images_nobody_says_that_they_may_be_passed_on(tmp_path) -> None:
+    assert [name for name, dataset in DATASETS.items() if dataset.redistribute is None] == ["dicom", "table"]
+    assert Cohort(role="internal", source=tmp_path).redistribute is None
+    assert Cohort(role="internal", source=tmp_path, redistribute=True).redistribute is True
+    assert Cohort(role="internal", generate={"site": "internal", "exams": 4, "seed": 1}).redistribute is True
 
 
 def test_a_cache_inherits_what_the_manifest_of_its_index_says(tmp_path) -> None:
@@ -26,6 +33,9 @@ def test_a_cache_inherits_what_the_manifest_of_its_index_says(tmp_path) -> None:
     # An index made by hand says nothing.
     carry_licence(tmp_path / "index.parquet", tmp_path / "cache-by-hand")
     caches = [tmp_path / f"cache-{name}" for name in ("embed", "rsna", "by-hand")]
+    assert not allowed_by(caches)
+    assert allowed_by(caches[1:2])
+    assert not allowed_by(caches[1:])
     assert restricted_by(caches) == ["embed"]
     assert restricted_by(caches[1:]) == []
 

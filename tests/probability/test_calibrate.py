@@ -108,12 +108,26 @@ def test_weights_that_follow_the_frequencies_need_no_shift(counts: list[int]):
 def test_with_too_few_patients_nothing_is_fitted_and_nothing_is_called_calibrated(patients: int):
     # All answered rightly: the likelihood would ask for certainty.
     logits, labels = 3 * np.eye(4)[np.arange(4 * patients) % 4], np.arange(4 * patients) % 4
-    assert fit_calibration(logits, labels, [str(n // 4) for n in range(4 * patients)], NONE) == Calibration()
+    found = fit_calibration(logits, labels, [str(n // 4) for n in range(4 * patients)], NONE)
+    said = f"{patients} patient{'s' * (patients != 1)} with labels, 10 are needed"
+    assert found == Calibration(why=f"temperature not fitted on the calibration part: {said}")
 
 
 def test_labels_of_one_category_calibrate_nothing():
     logits, _ = drawn(np.random.default_rng(6), 40, 2.0, np.full(4, 0.25))
-    assert fit_calibration(logits, np.full(40, 2), [str(n) for n in range(40)], NONE) == Calibration()
+    found = fit_calibration(logits, np.full(40, 2), [str(n) for n in range(40)], NONE)
+    assert found == Calibration(why="temperature not fitted on the calibration part: all labels are C")
+
+
+@pytest.mark.parametrize(("sign", "bound"), [(1, "lower bound, 0.05"), (-1, "upper bound, 20")])
+def test_a_fit_that_ends_at_a_bound_calibrates_nothing(sign: int, bound: str):
+    # All answered rightly, or all wrongly: the likelihood grows towards certainty, or towards knowing nothing.
+    labels = np.arange(40) % 4
+    found = fit_calibration(sign * 3 * np.eye(4)[labels], labels, [str(n) for n in range(40)], (0.1, 0.2, -0.2, -0.1))
+    assert (found.calibrated, found.temperature, found.patients) == (False, 1.0, 0)
+    assert found.prior_shift == (0.1, 0.2, -0.2, -0.1)
+    assert f"the fit ended at its {bound}" in (found.why or "")
+    assert Calibration.from_dict(found.to_dict()) == found
 
 
 def test_it_survives_the_round_trip_through_json():

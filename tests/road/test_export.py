@@ -181,7 +181,7 @@ def test_figures_of_several_models_or_of_none_are_refused(road, bundle, tmp_path
         ({"redistribute": False, "restricted_by": ["embed"]}, "licence of embed forbids"),
         ({"redistribute": False}, "may not be passed on"),
         ({"cohorts": {"house": {"redistribute": False}}}, "licence of house forbids"),
-        ({"redistribute": None}, "does not say whether"),
+        ({"redistribute": None}, "does not say that it may be passed on"),
     ],
 )
 def test_a_licence_that_forbids_it_stops_the_hub_folder(bundle, densityclip, tmp_path, data, said):

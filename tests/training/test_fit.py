@@ -79,7 +79,7 @@ def test_a_finished_training_is_left_alone_and_another_in_its_folder_is_refused(
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
     other = subprocess.run([*command(road, unbroken), "--set", "seed=6"], capture_output=True, text=True, check=False)
     assert other.returncode == 2
-    assert "holds another training (different: config)" in other.stderr
+    assert "holds another training (seed: 5 -> 6)" in other.stderr
 
 
 def test_every_step_and_every_validation_is_in_the_history_once(road: Path):
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_named(road: Path, tmp_p
         layer_decay=1,
         allow_missing_categories=True,
     )
-    with pytest.raises(UserError, match=r"the loss is not finite at step \d; its batch begins with the images"):
+    with pytest.raises(UserError, match=r"the loss is not finite at step \d; the 8 images of its batch: "):
         fit(
             [Cache.open(road / "cohorts/internal/cache")],
             read_table(road / "splits.parquet", "splits"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from densityclip.artifacts import read_json, write_json
 
@@ -21,5 +22,15 @@ def carry_licence(index: Path, cache: Path) -> None:
 
 def restricted_by(caches: Iterable[Path]) -> list[str]:
     """Datasets whose licence keeps what is made of some caches in the house, by name."""
-    found = [read_json(cache / LICENCE, "densityclip prepare") for cache in caches if (cache / LICENCE).is_file()]
-    return sorted({item["dataset"] for item in found if not item["redistribute"]})
+    return sorted({item["dataset"] for item in _licences(caches) if item is not None and item["redistribute"] is False})
+
+
+def allowed_by(caches: Iterable[Path]) -> bool:
+    """Whether each of some caches says that what is made of it may be passed on; own images say nothing of it."""
+    return all(item is not None and item["redistribute"] is True for item in _licences(caches))
+
+
+def _licences(caches: Iterable[Path]) -> list[dict[str, Any] | None]:
+    """The licence beside each cache, None where nothing is said."""
+    paths = [cache / LICENCE for cache in caches]
+    return [read_json(path, "densityclip prepare") if path.is_file() else None for path in paths]

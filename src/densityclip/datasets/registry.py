@@ -20,14 +20,15 @@ class Dataset:
         module: Where its `candidates(request)` lives.
         title: What it is, for `--help` and messages.
         options: Options of `index` that it has a use for, besides the source.
-        redistribute: Whether its licence lets models and images derived from it be passed on.
+        redistribute: Whether its licence lets models and images derived from it be passed on; None where the images are
+            the user's own, and only they can say.
         tables: Names of tables by which a folder is recognised.
     """
 
     module: str
     title: str
     options: frozenset[str]
-    redistribute: bool = True
+    redistribute: bool | None = True
     tables: tuple[str, ...] = ()
 
     def reader(self) -> "Callable[[Request], Candidates]":
@@ -41,6 +42,7 @@ DATASETS: dict[str, Dataset] = {
         "dicom_folder",
         "a folder of DICOM files",
         frozenset({"table", "label_map", "for_processing", "site", "institution"}),
+        redistribute=None,
     ),
     "embed": Dataset("embed", "EMBED open data", _NAMED, redistribute=False, tables=("EMBED_OpenData_metadata.csv",)),
     "rsna": Dataset("rsna", "RSNA screening mammography", _NAMED, tables=("train.csv",)),
@@ -51,6 +53,7 @@ DATASETS: dict[str, Dataset] = {
         "table",
         "any CSV or Parquet table of images",
         frozenset({"table", "columns", "label_map", "no_files", "site", "institution"}),
+        redistribute=None,
     ),
 }
 

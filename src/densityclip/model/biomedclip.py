@@ -270,10 +270,16 @@ def _load_strictly(module: "torch.nn.Module", weights: dict[str, "torch.Tensor"]
     try:
         module.load_state_dict(same_type, strict=True, assign=True)
     except RuntimeError as error:
-        have, want = set(weights), set(wanted)
+        missing, unknown = (
+            [name for name in some if name not in others] for some, others in ((wanted, weights), (weights, wanted))
+        )
+        other = [name for name, value in weights.items() if name in wanted and value.shape != wanted[name].shape]
+        said = ((missing, f"of {len(wanted)} are missing"), (unknown, "are unknown"), (other, "have another shape"))
+        found = "; ".join(
+            f"{len(names)} {what} ({names[0]}{', ...' * (len(names) > 1)})" for names, what in said if names
+        )
         raise UserError(
-            f"the weights in {folder} do not fit their config: {len(want - have)} of {len(want)} are missing, "
-            f"{len(have - want)} are unknown, or shapes differ",
+            f"the weights in {folder} do not fit their config: {found}",
             "copy the folder again from its source; random weights are never used in their place",
         ) from error
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from densityclip.density import CATEGORIES
+from densityclip.errors import UserError
 from densityclip.model.prompts import PLAIN, Prompts
 
 if TYPE_CHECKING:
@@ -61,6 +62,45 @@ def tokenise(tokenizer: "HFTokenizer | SimpleTokenizer", texts: Sequence[str], p
         return tokens
     used = (tokens != pad_token).any(dim=0).nonzero()
     return tokens[:, : int(used.max()) + 1]
+
+
+def check_captions(tokenizer: "HFTokenizer | SimpleTokenizer", prompts: Prompts, modalities: Sequence[str]) -> None:
+    """Check that the tokens of the captions tell the categories apart, and that the model reads all of each.
+
+    Args:
+        tokenizer: The model's.
+        prompts: The words.
+        modalities: The modalities whose worded captions are used, besides the plain ones.
+
+    Raises:
+        UserError: A caption is cut at the context length, or captions of two categories are the same to the model.
+    """
+    captions = [
+        (text, category)
+        for name in (PLAIN, *modalities)
+        for category in CATEGORIES
+        for text in prompts.captions(category, name)
+    ]
+    texts = [text for text, _ in captions]
+    length = int(tokenizer.context_length or 0)
+    # With room for one token more, a text that fits leaves it empty.
+    longer = tokenizer(["", *texts], length + 1)[:, -1]
+    cut = [text for text, end in zip(texts, longer[1:].tolist(), strict=True) if end != int(longer[0])]
+    if cut:
+        raise UserError(
+            f"{len(cut)} of {len(texts)} captions are longer than the {length} tokens that the model reads, and would "
+            f"be cut: {cut[0]!r}",
+            "shorten the prompts",
+        )
+    seen: dict[tuple[int, ...], tuple[str, str]] = {}
+    for (text, category), tokens in zip(captions, tokenizer(texts).tolist(), strict=True):
+        first, owner = seen.setdefault(tuple(tokens), (text, category))
+        if owner != category:
+            raise UserError(
+                f"the model cannot tell a caption of category {owner} from one of {category}: {first!r} and {text!r} "
+                "have the same tokens",
+                "give each category words of its own",
+            )
 
 
 @torch.no_grad()

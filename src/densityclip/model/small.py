@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from densityclip.artifacts import write_json, write_text
+from densityclip.artifacts import write_text
 from densityclip.model.biomedclip import TEXT_FOLDER, Foundation, build_clip, save_foundation
 from densityclip.model.prompts import DEFAULT_PROMPTS, PLAIN, Prompts
-from densityclip.model.weights_check import MADE
+from densityclip.model.weights_check import write_made
 from densityclip.records import MODALITIES
 
 IMAGE_SIZE = 160
@@ -102,7 +102,7 @@ def make_small_foundation(
         clip = build_clip(small_config(), folder / TEXT_FOLDER)
     tokenizer = HFTokenizer(str(folder), context_length=_CONTEXT_LENGTH)
     save_foundation(Foundation(folder, small_config(), clip.eval(), tokenizer), folder)
-    write_json(folder / MADE, {"name": "small stand-in of BiomedCLIP's shape", "weights": "random", "seed": seed})
+    write_made(folder, {"name": "small stand-in of BiomedCLIP's shape", "weights": "random", "seed": seed})
 
 
 def write_tokenizer(folder: Path, vocabulary: list[str], context_length: int) -> None:

@@ -1,10 +1,11 @@
 """Is a model folder whole: every file there, as it was fetched, and weights that fit the config in name and shape."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densityclip.artifacts import hash_file, read_json
+from densityclip.artifacts import hash_file, read_json, write_json
 from densityclip.errors import UserError
 from densityclip.model.biomedclip import BIOMEDCLIP, check_model, model_files, weights_path
 
@@ -24,8 +25,9 @@ class Checked:
         parameters: Numbers in them.
         height: Of the images that the model takes, in pixels.
         width: Of the same.
-        source: Repository and commit that it was fetched from, or None where no record tells; then nothing is known
-            of its content but that it fits together.
+        source: Repository and commit that it was fetched from, or None where no record tells.
+        made: What a model is called that was made here; with neither, nothing is known of the content but that it fits
+            together.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class Checked:
     height: int
     width: int
     source: tuple[str, str] | None
+    made: str | None = None
 
 
 def check(folder: Path) -> Checked:
@@ -45,8 +48,11 @@ def check(folder: Path) -> Checked:
         UserError: A file is missing, damaged or changed, or names or shapes of the weights differ from the config's.
     """
     record = read_record(folder)
+    made = None
     if record is not None:
         check_hashes(folder, record)
+    elif "files" in _read_made(folder):
+        made = str(origin(folder)["name"])
     shapes, size = check_model(folder)
     return Checked(
         folder=folder,
@@ -57,7 +63,23 @@ def check(folder: Path) -> Checked:
         height=size[0],
         width=size[1],
         source=None if record is None else (record["repository"], record["commit"]),
+        made=made,
     )
+
+
+def write_made(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `foundation.json` beside a model that was made here, last, with the SHA-256 of its files.
+
+    Args:
+        folder: The model folder.
+        about: `name`, `weights` and how it was made.
+    """
+    write_json(folder / MADE, {**about, "files": {name: hash_file(folder / name) for name in model_files(folder)}})
+
+
+def _read_made(folder: Path) -> dict[str, Any]:
+    """What `foundation.json` says; nothing where there is none."""
+    return dict(read_json(folder / MADE, "densityclip weights stand-in")) if (folder / MADE).is_file() else {}
 
 
 def origin(folder: Path) -> dict[str, Any]:
@@ -74,9 +96,11 @@ def origin(folder: Path) -> dict[str, Any]:
     if record is not None:
         check_hashes(folder, record)
         return {"name": record["repository"], "commit": record["commit"]}
-    if (folder / MADE).is_file():
-        return dict(read_json(folder / MADE, "densityclip weights stand-in"))
-    return {"name": None}
+    made = _read_made(folder)
+    wrong = _unlike(folder, made.get("files", {}))
+    if wrong:
+        raise UserError(f"{folder} is not as it was made ({wrong})", "remove it and make it again, or copy it again")
+    return {name: value for name, value in made.items() if name != "files"} or {"name": None}
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -109,13 +133,18 @@ def check_hashes(folder: Path, record: dict[str, Any]) -> None:
     Raises:
         UserError: Files are missing or changed; all of them are named.
     """
-    missing = [name for name in record["files"] if not (folder / name).is_file()]
-    changed = [
-        name for name, sha256 in record["files"].items() if name not in missing and hash_file(folder / name) != sha256
-    ]
-    found = [f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("changed", changed)) if names]
-    if found:
+    wrong = _unlike(folder, record["files"])
+    if wrong:
         raise UserError(
-            f"{folder} is not what was fetched from {record['repository']} ({'; '.join(found)})",
+            f"{folder} is not what was fetched from {record['repository']} ({wrong})",
             f"mend it with `{fetch_command(folder, record)}`",
         )
+
+
+def _unlike(folder: Path, files: Mapping[str, str]) -> str:
+    """Which files are missing or of another hash than recorded; blank where none is."""
+    missing = [name for name in files if not (folder / name).is_file()]
+    changed = [name for name, sha256 in files.items() if name not in missing and hash_file(folder / name) != sha256]
+    return "; ".join(
+        f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("changed", changed)) if names
+    )

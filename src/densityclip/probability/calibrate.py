@@ -1,6 +1,6 @@
 """From logits to probabilities that mean something: the prior put back, and one temperature."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class Calibration:
         calibrated: Whether the temperature was fitted on patients of the calibration part.
         images: How many images it was fitted on.
         patients: How many patients these are of.
+        why: Why the temperature was not fitted; None where it was, or where nobody tried.
         joining: From images to breasts, exams and patients.
     """
 
@@ -42,6 +43,7 @@ class Calibration:
     calibrated: bool = False
     images: int = 0
     patients: int = 0
+    why: str | None = None
     joining: Joining = PLAIN
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
@@ -52,6 +54,7 @@ class Calibration:
         """The content of `calibration.json`."""
         return {
             "calibrated": self.calibrated,
+            "why": self.why,
             "temperature": self.temperature,
             "prior_shift": dict(zip(CATEGORIES, self.prior_shift, strict=True)),
             "fitted_on": {"part": "calibration", "images": self.images, "patients": self.patients},
@@ -65,6 +68,7 @@ class Calibration:
             temperature=float(content["temperature"]),
             prior_shift=tuple(float(content["prior_shift"][name]) for name in CATEGORIES),
             calibrated=bool(content["calibrated"]),
+            why=content.get("why"),
             images=int(content["fitted_on"]["images"]),
             patients=int(content["fitted_on"]["patients"]),
             joining=Joining.from_dict(content["joining"]) if "joining" in content else PLAIN,
@@ -102,14 +106,18 @@ def fit_calibration(
         shift: Of `prior_shift`.
 
     Returns:
-        The calibration; where `too_few` objects, the temperature stays 1 and `calibrated` is false: one patient who is
-        answered rightly would ask for certainty.
+        The calibration; where `too_few` objects, or the fit ends at a bound, the temperature stays 1, `calibrated` is
+        false and `why` says why: one patient who is answered rightly would ask for certainty.
     """
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    if too_few(truth, patients) is not None:
-        return Calibration(prior_shift=shift)
+    reason, temperature = too_few(truth, patients), 1.0
+    if reason is None:
+        temperature = fit_temperature(values, truth, patients, shift)
+        reason = _at_a_bound(temperature, lambda one: _misfit(one, values, truth, patient_shares(patients), shift))
+    if reason is not None:
+        return Calibration(prior_shift=shift, why=f"temperature not fitted on the calibration part: {reason}")
     return Calibration(
-        temperature=fit_temperature(values, truth, patients, shift),
+        temperature=temperature,
         prior_shift=shift,
         calibrated=True,
         images=len(truth),
@@ -121,10 +129,33 @@ def too_few(labels: NDArray[np.int64], patients: Sequence[str]) -> str | None:
     """Why nothing can be fitted on some labelled rows (fewer than 10 patients, one category only), or None."""
     number = len(set(patients))
     if number < SMALLEST_FIT:
-        return f"{number} patients with labels, {SMALLEST_FIT} are needed"
+        return f"{number} patient{'' if number == 1 else 's'} with labels, {SMALLEST_FIT} are needed"
     if len(set(labels.tolist())) < 2:
         return f"all labels are {CATEGORIES[labels[0]]}"
     return None
+
+
+def _at_a_bound(temperature: float, misfit: Callable[[float], float]) -> str | None:
+    """What a fit says that a bound would suit as well, or None; where all is answered rightly, no number is wrong."""
+    low, high = _TEMPERATURES
+    enough = misfit(temperature) + 1e-6
+    if misfit(low) <= enough:
+        return f"the fit ended at its lower bound, {low:g}: these patients are told apart too well to say how surely"
+    if misfit(high) <= enough:
+        return f"the fit ended at its upper bound, {high:g}: the logits tell nothing of these patients' labels"
+    return None
+
+
+def _misfit(
+    temperature: float,
+    logits: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    shift: Sequence[float],
+) -> float:
+    """Negative log-likelihood of the labels at a temperature, rows by weight."""
+    probabilities = Calibration(temperature=temperature, prior_shift=tuple(shift)).apply(logits)
+    return float(-(weight * true_log_likelihood(probabilities, labels)).sum())
 
 
 def patient_shares(patients: Sequence[str]) -> NDArray[np.float64]:
@@ -163,9 +194,8 @@ def fit_temperature(
     weight = patient_shares(patients)
 
     def loss(log_temperature: float) -> float:
-        probabilities = Calibration(temperature=float(np.exp(log_temperature)), prior_shift=tuple(shift)).apply(values)
         expected = 0.0 if spread is None else 0.5 * (log_temperature / spread) ** 2
-        return float(-(weight * true_log_likelihood(probabilities, truth)).sum()) + expected
+        return _misfit(float(np.exp(log_temperature)), values, truth, weight, shift) + expected
 
     low, high = np.log(_TEMPERATURES)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})

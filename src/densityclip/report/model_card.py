@@ -31,6 +31,8 @@ _SETTINGS = (
     *("learning_rate", "layer_decay", "weight_decay", "ema_decay", "interpolation", "plain_caption_share", "augment"),
     *("fold", "seed", "precision"),
 )
+# What a provenance may be silent of: only a study names cohorts.
+_DATA: dict[str, Any] = {"cohorts": {}, "images_generated": 0, "training_prior": {}}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
@@ -58,7 +60,7 @@ def model_card(
     from densityclip.model.biomedclip import BIOMEDCLIP, read_config
 
     model = read_config(bundle.folder)["model_cfg"]
-    provenance, data = bundle.provenance, bundle.provenance["data"]
+    provenance, data = bundle.provenance, _DATA | bundle.provenance["data"]
     training = provenance.get("training", {})
     config = training.get("config", {})
     if metrics is not None and arm is not None:
@@ -87,6 +89,7 @@ def model_card(
         kinds=_counted(data.get("images_by_modality", {}), data.get("images")),
         calibration=bundle.calibration,
         selected=provenance.get("selected"),
+        stopped_after=provenance.get("stopped_after"),
         cells={level: _figures(metrics, level, kinds) for level in LEVELS} if metrics else {},
         arm=arm,
         trainings=max((cell.get("members", 1) for cell in metrics["cells"]), default=1) if metrics else 1,

@@ -16,14 +16,17 @@ from densityclip.steps.models import (
     train,
     write_predictions,
 )
+from densityclip.steps.outcome import training_outcome
 from densityclip.steps.scores import METRICS, compare, evaluate, joinings_beside
 from densityclip.steps.stand_in import make_stand_in
+from densityclip.training.engine import TrainingStopped
 
 __all__ = [
     "INDEX",
     "METRICS",
     "PREDICTIONS",
     "TARGETS",
+    "TrainingStopped",
     "adapt_locally",
     "choose_images",
     "compare",
@@ -47,5 +50,6 @@ __all__ = [
     "to_hub",
     "to_onnx",
     "train",
+    "training_outcome",
     "write_predictions",
 ]

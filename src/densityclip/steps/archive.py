@@ -100,7 +100,7 @@ def index(
     _refuse_other_index(out, config)
     try:
         candidates, generated = name_generated(described.reader()(request), institution=institution)
-        config["redistribute"] = described.redistribute or generated
+        config["redistribute"] = True if generated else described.redistribute
         kept, left_out, content = write_index(candidates, out, config=config, workers=workers, progress=progress)
     except UserError as error:
         # When nothing can be used the page says why.

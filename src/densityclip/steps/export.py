@@ -67,7 +67,14 @@ def to_onnx(bundle: "Bundle", out: Path) -> dict[str, Any]:
     return about
 
 
-def to_hub(bundle: "Bundle", out: Path, *, licence: str | None = None, metrics: Path | None = None) -> None:
+def to_hub(
+    bundle: "Bundle",
+    out: Path,
+    *,
+    licence: str | None = None,
+    metrics: Path | None = None,
+    redistribute: bool = False,
+) -> None:
     """Write a folder to publish: the bundle without traces of this machine, and a model card.
 
     Args:
@@ -75,6 +82,8 @@ def to_hub(bundle: "Bundle", out: Path, *, licence: str | None = None, metrics: 
         out: Where to write.
         licence: The model's licence, as the hub names it; the card says so where none is stated.
         metrics: `metrics.json` of `densityclip evaluate`, of this model alone.
+        redistribute: The user's word that every licence of the training data allows it, where the bundle is silent; a
+            licence that forbids it is never overruled.
 
     Raises:
         UserError: A licence forbids it or nothing says that it may be passed on, the metrics are of no evaluation or
@@ -83,7 +92,7 @@ def to_hub(bundle: "Bundle", out: Path, *, licence: str | None = None, metrics: 
     from densityclip.model.bundle import PROVENANCE, load_bundle
     from densityclip.report.model_card import model_card
 
-    refuse_restricted(bundle)
+    refuse_restricted(bundle, stated=redistribute)
     if licence is not None and not _LICENCE.fullmatch(licence):
         raise UserError(f"{licence!r} is no name of a licence on the hub", "write it as there, such as --licence mit")
     figures = None if metrics is None else _figures(metrics)
@@ -93,7 +102,9 @@ def to_hub(bundle: "Bundle", out: Path, *, licence: str | None = None, metrics: 
             shutil.copyfile(bundle.folder / name, folder / name)
         for name in _SIGNED:
             _unsign(folder / name)
-        write_json(folder / PROVENANCE, _published(bundle.provenance, folder))
+        provenance = _published(bundle.provenance, folder)
+        provenance["data"]["redistribute"] = True
+        write_json(folder / PROVENANCE, provenance)
         write_text(folder / CARD, model_card(load_bundle(folder), licence=licence, metrics=figures))
 
 
@@ -129,8 +140,8 @@ def _figures(path: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_restricted(bundle: "Bundle") -> None:
-    """Stop where a bundle may not be passed on, or does not say that it may.
+def refuse_restricted(bundle: "Bundle", *, stated: bool = False) -> None:
+    """Stop where a bundle may not be passed on, or does not say that it may and the user does not either.
 
     Raises:
         UserError: With the datasets or cohorts that forbid it, where they are named.
@@ -144,10 +155,11 @@ def refuse_restricted(bundle: "Bundle") -> None:
             f"this model may not be passed on{whose}",
             "use the bundle, or `export --to onnx`, inside the house; publish a model trained without that data",
         )
-    if data.get("redistribute") is not True:
+    if data.get("redistribute") is not True and not stated:
         raise UserError(
-            "the bundle does not say whether it may be passed on",
-            "train again with `--redistribute` if every licence of the training data allows it",
+            "the bundle does not say that it may be passed on",
+            "if every licence of the training data, and the hospital whose images they are, allow it, state that with "
+            "`--redistribute`, here or when training",
         )
 
 

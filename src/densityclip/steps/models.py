@@ -41,18 +41,27 @@ def train(
     config: "TrainConfig",
     *,
     data: dict[str, Any],
+    finish: bool = False,
     progress: Report = None,
 ) -> Path:
     """Train one model; returns the bundle's folder. A dataset's licence goes before what `data` says of it."""
-    from densityclip.datasets.licence import restricted_by
     from densityclip.imaging.cache import Cache
     from densityclip.training.fit import fit
 
+    opened, data = [Cache.open(path) for path in caches], _licensed(caches, data)
+    return fit(opened, read_splits(splits), foundation, out, config, data=data, finish=finish, progress=progress)
+
+
+def _licensed(caches: Sequence[Path], data: dict[str, Any]) -> dict[str, Any]:
+    """What is said of the data, with what the licences of its datasets say: nothing is claimed that nobody said."""
+    from densityclip.datasets.licence import allowed_by, restricted_by
+
     restricted = restricted_by(caches)
     if restricted:
-        data = data | {"redistribute": False, "restricted_by": restricted}
-    opened = [Cache.open(path) for path in caches]
-    return fit(opened, read_splits(splits), foundation, out, config, data=data, progress=progress)
+        return data | {"redistribute": False, "restricted_by": restricted}
+    if "redistribute" not in data and allowed_by(caches):
+        return data | {"redistribute": True}
+    return data
 
 
 def is_first_process() -> bool:
@@ -189,14 +198,11 @@ def fit_baseline(
     progress: Report = None,
 ) -> Path:
     """Fit a baseline on the same caches and splits as `train`; returns its folder."""
-    from densityclip.datasets.licence import restricted_by
     from densityclip.imaging.cache import Cache
     from densityclip.training.baselines import Network
     from densityclip.training.baselines import fit_baseline as fit
 
-    restricted = restricted_by(caches)
-    if restricted:
-        data = data | {"redistribute": False, "restricted_by": restricted}
+    data = _licensed(caches, data)
     opened, network = [Cache.open(path) for path in caches], Network(cnn, cnn_weights)
     parts = read_splits(splits)
     return fit(name, opened, parts, foundation, out, config, network=network, data=data, progress=progress)

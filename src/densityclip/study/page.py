@@ -92,7 +92,7 @@ def _sheets(study: Study, maps: Mapping[str, Sequence[Path]]) -> list["Sheet"]:
         )
         for arm, folders in maps.items()
         for folder in folders
-        if study.cohorts[folder.name].redistribute
+        if study.cohorts[folder.name].redistribute is not False
     ]
 
 

@@ -147,10 +147,12 @@ class StudyRun:
     def _train(self, member: Member, caches: dict[str, Path], splits: Path, foundation: Path) -> Path:
         """Train one member on the internal cohorts; it knows itself whether it is done. Returns its folder."""
         internal = {name: cohort for name, cohort in self.study.cohorts.items() if cohort.role == "internal"}
-        data = {
+        data: dict[str, Any] = {
             "cohorts": {name: {"redistribute": cohort.redistribute} for name, cohort in internal.items()},
-            "redistribute": all(cohort.redistribute for cohort in internal.values()),
         }
+        said = {cohort.redistribute for cohort in internal.values()}
+        if None not in said:
+            data["redistribute"] = all(said)
         folder, learned = self.out / "arms" / member.folder, [caches[name] for name in internal]
         config = self.study.train_config(member)
         with self.progress(f"train {member.title}") as report:

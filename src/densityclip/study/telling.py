@@ -72,7 +72,7 @@ def described(study: Study, out: Path, models: Mapping[Member, Path], kinds: Map
             name: [{"fold": member.fold, "seed": member.seed} for member in study.members_of(name)] for name in firsts
         },
         "kinds": dict(kinds),
-        "redistribute": {name: cohort.redistribute for name, cohort in study.cohorts.items()},
+        "redistribute": {name: cohort.redistribute is not False for name, cohort in study.cohorts.items()},
         "methods": _methods(study),
         "primary": study.primary.model_dump()
         | {"part": "test" if study.cohorts[study.primary.cohort].role == "internal" else "external"},

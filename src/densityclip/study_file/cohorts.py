@@ -61,7 +61,7 @@ class Cohort(Strict):
         label_map: and whose own words for a density mean these categories.
         institution: Two cohorts of one institution may share patients that no id shows.
         redistribute: Whether images, ids and what is derived from them may leave the house; by default what the
-            licence of the dataset says.
+            licence of the dataset says, and None where the images are one's own and nothing is said.
     """
 
     role: Literal["internal", "external"]
@@ -72,14 +72,15 @@ class Cohort(Strict):
     columns: dict[str, str] = Field(default_factory=dict)
     label_map: dict[str, Literal["A", "B", "C", "D"]] = Field(default_factory=dict)
     institution: str | None = None
-    redistribute: bool = True
+    redistribute: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _licence_of_the_dataset(cls, content: Any) -> Any:
         if isinstance(content, dict) and "redistribute" not in content:
             dataset = DATASETS.get(content.get("dataset", "dicom"))
-            return content | {"redistribute": dataset is None or dataset.redistribute}
+            licence = dataset.redistribute if dataset is not None else None
+            return content | {"redistribute": True if content.get("generate") is not None else licence}
         return content
 
     @model_validator(mode="after")
@@ -91,7 +92,7 @@ class Cohort(Strict):
         if self.dataset not in DATASETS:
             raise ValueError(f"dataset {self.dataset!r} is not one of {', '.join(DATASETS)}")
         dataset = DATASETS[self.dataset]
-        if self.redistribute and not dataset.redistribute:
+        if self.redistribute and dataset.redistribute is False:
             raise ValueError(f"the licence of {dataset.title} does not allow redistribute: true")
         unused = [name for name in ("table", "columns", "label_map") if getattr(self, name)]
         unused = [name for name in unused if name not in dataset.options]

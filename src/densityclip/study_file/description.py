@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from densityclip.evaluation.metrics import METRICS
 from densityclip.evaluation.subgroups import CROSSING, GROUPS, SMALLEST_GROUP
 from densityclip.imaging.recipe import Recipe
 from densityclip.records import MODALITIES
 from densityclip.study_file.cohorts import STAND_IN_SITE, Cohort, Foundation, Strict
+from densityclip.study_file.problems import validation_problems
 from densityclip.training.config import BaselineName, TrainConfig
 
 _FACTS = tuple(group for group in GROUPS if CROSSING not in group)
@@ -194,7 +195,10 @@ class Study(Strict):
         self._keep_patients_apart()
         Recipe.from_dict(Recipe().to_dict() | self.recipe)
         for member in self.members():
-            config = self.train_config(member)
+            try:
+                config = self.train_config(member)
+            except ValidationError as error:
+                raise ValueError(f"arm {member.arm}: {validation_problems(error)}") from error
             if config.devices * config.nodes > 1:
                 raise ValueError(
                     f"arm {member.arm}: a study trains on one device; train with several by `densityclip train`"
@@ -311,6 +315,9 @@ class Study(Strict):
         training["batch_size"] = max(8, round(min(1.0, share) * batch))
         training["validate_every"] = max(1, round(min(1.0, share) * every))
         training["steps"] = training["validate_every"] * max(1, round(share * steps / training["validate_every"]))
+        if "warmup_steps" in training:
+            scaled = round(min(1.0, share) * training["warmup_steps"])
+            training["warmup_steps"] = min(scaled, training["steps"] // 4)
         return Study(**content)
 
     @property

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from densityclip.errors import UserError
 from densityclip.study_file.description import Study
+from densityclip.study_file.problems import nearest_first, unknown_keys, validation_problems
 from densityclip.training.config import TrainConfig
 
 SHIPPED = ("demo", "ablation", "sites", "archive-rsna-embed", "embed-vindr")
@@ -96,15 +97,10 @@ def parse_study(content: Any, name: str) -> Study:
     try:
         return Study(**content)
     except ValidationError as error:
-        raise UserError(f"{name}: {validation_problems(error)}", "mend these keys") from error
-
-
-def validation_problems(error: ValidationError) -> str:
-    """All problems that pydantic found, in one line."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors()
-    )
+        unknown = unknown_keys(error)
+        known = ", ".join(nearest_first(unknown, Study.model_fields))
+        remedy = f"mend these keys; a study has {known}" if unknown else "mend these keys"
+        raise UserError(f"{name}: {validation_problems(error, whole='study')}", remedy) from error
 
 
 def shipped_study(name: str) -> Study:
@@ -138,5 +134,7 @@ def read_train_config(path: Path | None, overrides: list[str]) -> TrainConfig:
     try:
         return TrainConfig(**content)
     except ValidationError as error:
-        known = ", ".join(TrainConfig.model_fields)
-        raise UserError(f"training settings: {validation_problems(error)}", f"the keys are {known}") from error
+        unknown = unknown_keys(error)
+        known = ", ".join(nearest_first(unknown, TrainConfig.model_fields))
+        remedy = f"the keys are {known}" if unknown else "correct them with --set key=value, or in the file of --config"
+        raise UserError(f"training settings: {validation_problems(error)}", remedy) from error

@@ -26,6 +26,7 @@ from densityclip.model.biomedclip import load_foundation
 from densityclip.probability.calibrate import Calibration
 from densityclip.training.class_balance import class_balance
 from densityclip.training.config import TrainConfig
+from densityclip.training.device import device_of, environment
 from densityclip.training.fit import (
     at_size,
     calibrate,
@@ -145,6 +146,7 @@ def fit_baseline(
             "schema_version": SCHEMA_VERSION,
             "densityclip": __version__,
             "git_revision": git_revision(),
+            "environment": environment(config),
             "request": request,
             "request_hash": hash_json(request),
             "recipe": recipe.to_dict(),
@@ -263,7 +265,7 @@ def load_baseline(folder: Path, foundation: Path) -> Baseline:
 def _load_network(folder: Path, foundation: Path, about: Mapping[str, Any]) -> "nn.Module":
     from safetensors.torch import load_file
 
-    from densityclip.training.supervised import cnn_classifier, device_of, tower_classifier
+    from densityclip.training.supervised import cnn_classifier, tower_classifier
 
     if not (folder / WEIGHTS).is_file() or hash_file(folder / WEIGHTS) != about["hashes"][WEIGHTS]:
         raise UserError(f"{folder / WEIGHTS} is missing or was changed", f"remove {folder} and run the study again")

@@ -4,7 +4,7 @@ Defaults that generated exams cannot decide come from the literature, and `docs/
 """
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -20,6 +20,8 @@ BaselineName = Literal["majority", "histogram", "zero-shot", "linear-probe", "cr
 
 # What a study's arms are compared with.
 BASELINES: tuple[str, ...] = get_args(BaselineName)
+
+_WARMUP = 40
 
 # Peak rates for a pretrained model: full fine-tuning 1e-5 as FLYP (arXiv:2212.00638), its probe and LoRA larger.
 _RATES: dict[str, float] = {"full": 1e-5, "lp-ft": 1e-5, "lora": 1e-4, "linear-probe": 1e-3, "zero-shot": 1e-5}
@@ -47,7 +49,7 @@ class TrainConfig(BaseModel):
         layer_decay: Factor on the rate from one block to the one below it.
         weight_decay: On matrices only.
         clip_gradient: Largest norm of a gradient.
-        warmup_steps: Steps of linear warm-up.
+        warmup_steps: Steps of linear warm-up; if not given, 40 or a quarter of the steps, whichever is less.
         probe_share: Share of the steps that `lp-ft` trains the probe.
         probe_rate: Peak rate of that probe.
         lora_rank: Rank of LoRA's matrices.
@@ -89,7 +91,7 @@ class TrainConfig(BaseModel):
     layer_decay: float = Field(default=0.65, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
     clip_gradient: float = Field(default=1.0, gt=0)
-    warmup_steps: int = Field(default=40, ge=0)
+    warmup_steps: int = Field(default=_WARMUP, ge=0)
     probe_share: float = Field(default=0.25, gt=0, lt=1)
     probe_rate: float = Field(default=1e-3, gt=0)
     lora_rank: int = Field(default=16, ge=1)
@@ -127,6 +129,34 @@ class TrainConfig(BaseModel):
         """Whether anything of the text tower is trained."""
         return self.text_tower == "trained" and self.adaptation != "zero-shot"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _warm_up_that_ends(cls, content: Any) -> Any:
+        """A short training, such as a miniature, would else be over before its rate has risen."""
+        steps = content.get("steps") if isinstance(content, dict) else None
+        if isinstance(steps, int) and "warmup_steps" not in content:
+            return content | {"warmup_steps": max(0, min(_WARMUP, steps // 4))}
+        return content
+
+    @field_validator("modalities", "loggers", mode="before")
+    @classmethod
+    def _one_word_or_several(cls, value: Any) -> Any:
+        """A list, or its words with commas between them: on a command line that needs no brackets."""
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @field_validator("fixed_modality_weights", mode="before")
+    @classmethod
+    def _weights_by_name(cls, value: Any) -> Any:
+        """A mapping, or `DM:1,s2D:2`; YAML makes of `{DM:1,s2D:2}`, without spaces, names without values."""
+        if isinstance(value, dict) and value and all(number is None for number in value.values()):
+            value = ",".join(map(str, value))
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition(":") for pair in value.split(",") if pair.strip()]
+        if not all(colon for _, colon, _ in pairs):
+            raise ValueError("write it as DM:1,s2D:2,DBT:1")
+        return {name.strip(): number.strip() for name, _, number in pairs}
+
     @field_validator("modalities")
     @classmethod
     def _known_modalities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -152,6 +182,13 @@ class TrainConfig(BaseModel):
         if self.batch_size % (self.devices * self.nodes):
             problems.append(
                 f"batch_size ({self.batch_size}) must be a multiple of the devices ({self.devices * self.nodes})"
+            )
+        if self.adaptation != "zero-shot" and self.warmup_steps >= self.steps - self.probe_steps:
+            after = f" after the probe's {self.probe_steps}" if self.probe_steps else ""
+            steps = f"{self.steps - self.probe_steps}{after}"
+            problems.append(
+                f"warmup_steps ({self.warmup_steps}) must be less than the steps ({steps}), "
+                "or the learning rate never reaches its peak"
             )
         if problems:
             raise ValueError("; ".join(problems))

@@ -19,7 +19,6 @@ from densityclip.artifacts import (
     hash_file,
     hash_json,
     hash_table,
-    read_json,
     write_json,
 )
 from densityclip.density import CATEGORIES
@@ -34,7 +33,9 @@ from densityclip.probability.exam_rule import fit_joining
 from densityclip.records import GENERATED_LABEL, Level, Part, Status
 from densityclip.training.class_balance import ClassBalance
 from densityclip.training.config import TrainConfig
-from densityclip.training.engine import best_round, run
+from densityclip.training.device import device_of, environment, precision_of
+from densityclip.training.engine import best_round, load_best, run
+from densityclip.training.request import REQUEST, begun_with
 
 if TYPE_CHECKING:
     from densityclip.imaging.recipe import Recipe
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 BUNDLE = "bundle"
 HISTORY = "training.csv"
-REQUEST = "training.json"
-_MAY_CHANGE = ("chunk_size", "loggers")
 
 
 def fit(
@@ -58,6 +57,7 @@ def fit(
     config: TrainConfig,
     *,
     data: dict[str, Any],
+    finish: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Train one model and write its bundle.
@@ -69,13 +69,15 @@ def fit(
         out: The model folder: checkpoints, `training.csv`, `training.json`, `bundle/`.
         config: The settings.
         data: What the provenance says of the data besides its counts, such as `redistribute`.
+        finish: Do not train on: make the bundle from the best validation of a training that stopped on its way.
         progress: Called with steps done and steps in all.
 
     Returns:
         The bundle's folder. A training that is already whole returns at once; one that was killed goes on.
 
     Raises:
-        UserError: Caches of different recipes, a part without images of a trained modality or with a single category,
+        UserError: The training cannot go on (see `engine.run`), or it cannot begin: caches of different recipes, a part
+            without images of a trained modality or with a single category, captions that the model cannot tell apart,
             a folder with another training in it.
     """
     recipe = recipe_of(caches)
@@ -91,8 +93,12 @@ def fit(
         "data": data,
     }
     bundle = out / BUNDLE
-    if _begun_with(out, request) and (bundle / "provenance.json").is_file():
+    begun = begun_with(out, request, BUNDLE)
+    if begun and (bundle / "provenance.json").is_file():
         return bundle
+    if finish and not begun:
+        raise UserError(f"{out} holds no training to finish", "train first, without --finish")
+    precision_of(config)
     came_from = origin(foundation_folder)
     train, validation, calibration = stores_of(caches, splits, config)
     task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))
@@ -101,18 +107,32 @@ def fit(
     if config.adaptation == "zero-shot":
         if not is_first_process():
             return bundle
-        task.eval().to(_device(config)).validate_now()
+        task.eval().to(device_of(config)).validate_now()
         task.to("cpu")
-    elif not run(task, out, config, progress):
+    elif finish:
+        load_best(task, out, unfinished=True)
+    elif not _run(task, out, config, progress):
         return bundle  # another process of this training writes it
     write_history(out, task.history)
     start = at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
     task.finish(start)
     trained = replace(foundation, clip=task.clip)
-    described = {"training": request, "foundation": came_from}
+    described: dict[str, Any] = {"training": request, "foundation": came_from}
     described["data"] = data | training_summary(train, config, task.balance)
+    if finish:
+        described["stopped_after"] = max(step for step, _, _ in task.history)
     _finish(task, trained, bundle, recipe, described, validation, calibration)
     return bundle
+
+
+def _run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Callable[[int, int], None] | None) -> bool:
+    """`engine.run`; what was recorded is written also where it stops on its way."""
+    try:
+        return run(task, out, config, progress)
+    except Exception:
+        if is_first_process():
+            write_history(out, task.history)
+        raise
 
 
 def recipe_of(caches: Sequence[Cache]) -> "Recipe":
@@ -140,25 +160,6 @@ def is_first_process() -> bool:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _what_decides(request: dict[str, Any]) -> dict[str, Any]:
-    """A request without what may change when a training goes on: how much is computed at once, who is told."""
-    config = {name: value for name, value in request.get("config", {}).items() if name not in _MAY_CHANGE}
-    return request | {"config": config}
-
-
-def _begun_with(out: Path, request: dict[str, Any]) -> bool:
-    """Whether the folder holds this very training; another one there is an error."""
-    if not (out / REQUEST).is_file():
-        return False
-    found = read_json(out / REQUEST, "densityclip train")
-    if _what_decides(found) != _what_decides(request):
-        differs = sorted(key for key in request if found.get(key) != request[key])
-        raise UserError(
-            f"{out} holds another training (different: {', '.join(differs)})", "choose another --out, or remove it"
-        )
-    return True
 
 
 def stores_of(
@@ -306,17 +307,11 @@ def _finish(
             "git_revision": git_revision(),
             **described,
             "request_hash": hash_json(described["training"]),
+            "environment": environment(task.config),
             "selected": {"by": SELECTED_BY, "value": best[0], "step": best[1]},
             "modalities": list(task.config.modalities),
         },
     )
-
-
-def _device(config: TrainConfig) -> str:
-    """Where images are scored outside of Lightning's hands."""
-    import torch
-
-    return "cuda" if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def _calibrate(
@@ -325,7 +320,7 @@ def _calibrate(
     """Put the training's frequencies back, fit the temperatures, choose the rule for exams."""
     from densityclip.training.scoring import scorer_of
 
-    scorer = scorer_of(classifier.to(_device(task.config)))
+    scorer = scorer_of(classifier.to(device_of(task.config)))
     shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
     calibrated = calibrate(scorer, validation, calibration, task.config.modalities, shift)
     classifier.to("cpu")

@@ -11,14 +11,13 @@ import numpy as np
 import polars as pl
 import torch
 
-from densityclip.artifacts import write_json
 from densityclip.imaging.cache import Cache
 from densityclip.model.adapt import parameter_groups
 from densityclip.model.biomedclip import load_foundation, save_foundation
 from densityclip.model.classifier import grey_levels, normalise, pad_token, tokenise
 from densityclip.model.prompts import DEFAULT_PROMPTS
 from densityclip.model.small import make_small_foundation
-from densityclip.model.weights_check import MADE
+from densityclip.model.weights_check import MADE, write_made
 from densityclip.training.augmentation import apply_augmentation, augmentation_parameters
 from densityclip.training.batches import seed_for
 from densityclip.training.losses import multi_positive
@@ -132,8 +131,8 @@ def pretrain(
 
 
 def _describe(out: Path, items: pl.DataFrame, how: Pretraining, about: Mapping[str, Any]) -> None:
-    write_json(
-        out / MADE,
+    write_made(
+        out,
         {
             "name": NAME,
             "weights": "trained on generated exams with captions of view, side, modality and thickness, never density",

@@ -17,6 +17,7 @@ from densityclip.model.classifier import normalise
 from densityclip.model.prompts import DEFAULT_PROMPTS
 from densityclip.training.batches import CaptionTable, ImageStore, TrainingBatches, seed_for
 from densityclip.training.config import TrainConfig
+from densityclip.training.device import device_of, precision_of
 from densityclip.training.schedule import warm_cosine
 from densityclip.training.scoring import macro_auc_by_modality, scorer_of
 from densityclip.training.task import SELECTED_BY
@@ -183,7 +184,7 @@ def _step(
     device = device_of(config)
     # Dropped paths follow from the number of the step, as everything else that is random.
     torch.manual_seed(seed_for(config.seed, 8, step))
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and config.precision == "auto"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision_of(config) == "bf16-mixed"):
         logits = network(seen.pixels.to(device))
     loss = functional.cross_entropy(logits.float(), seen.labels.to(device))
     if not bool(torch.isfinite(loss)):
@@ -193,9 +194,3 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return float(loss.detach())
-
-
-def device_of(config: TrainConfig) -> torch.device:
-    """The device of a training that has one."""
-    gpu = config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if gpu else "cpu")

@@ -1,7 +1,8 @@
 """The LightningModule: one step of weighted contrastive adaptation, and the validation that selects."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -13,10 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from densityclip.errors import UserError
 from densityclip.model.adapt import add_lora, choose_trained, interpolated, merge_lora, parameter_groups
 from densityclip.model.biomedclip import Foundation
-from densityclip.model.classifier import DensityClassifier, class_embeddings, normalise, pad_token, tokenise
+from densityclip.model.classifier import (
+    DensityClassifier,
+    check_captions,
+    class_embeddings,
+    normalise,
+    pad_token,
+    tokenise,
+)
 from densityclip.model.prompts import Prompts
 from densityclip.training.batches import Batch, ImageStore, TrainingBatches, seed_for
 from densityclip.training.class_balance import ClassBalance, class_balance
@@ -35,6 +42,33 @@ HISTORY_SCHEMA: dict[str, pl.DataType] = {"step": pl.Int64(), "name": pl.String(
 
 # Of learned modality weights: few numbers that start at zero and have to move within one training.
 _WEIGHT_RATE = 0.01
+
+
+# A message names so many images; more of them stand in a file.
+_NAMED = 8
+
+
+class NotFinite(Exception):
+    """A training that cannot go on, because a number is no number any more.
+
+    Attributes:
+        what: The loss, or the weights.
+        step: Optimiser steps done before.
+        image_ids: Of the batch of that step, all of them; none where it is not a batch's.
+    """
+
+    def __init__(self, what: str, step: int, image_ids: Sequence[str] = ()) -> None:
+        self.what, self.step, self.image_ids = what, step, tuple(image_ids)
+        super().__init__(what, step)
+
+    def said(self, file: Path) -> str:
+        """The fact in a sentence; `file` is where a long batch is listed."""
+        if not self.image_ids:
+            return f"the {self.what} are not finite after {self.step} steps"
+        named = ", ".join(self.image_ids) if len(self.image_ids) <= _NAMED else f"listed in {file}"
+        return (
+            f"the {self.what} is not finite at step {self.step}; the {len(self.image_ids)} images of its batch: {named}"
+        )
 
 
 class ContrastiveTask(lightning.LightningModule):
@@ -92,6 +126,7 @@ class ContrastiveTask(lightning.LightningModule):
         choose_trained(self.clip, adaptation, text_tower=self.config.trains_text)
 
     def _register_captions(self) -> None:
+        check_captions(self.tokenizer, self.prompts, self.config.modalities)
         tokens = tokenise(self.tokenizer, self.batches.captions.texts, pad_token(self.clip))
         self.register_buffer("caption_tokens", tokens, False)
         texts = torch.empty(0)
@@ -139,10 +174,7 @@ class ContrastiveTask(lightning.LightningModule):
         loss = batch_loss(losses, weights) + self.modality_weights.penalty(modalities)
         if not bool(torch.isfinite(loss)):
             ids = self.batches.store.items["image_id"][seen.indices.tolist()].to_list()
-            raise UserError(
-                f"the loss is not finite at step {step}; its batch begins with the images {', '.join(ids[:3])}",
-                "lower learning_rate, with another --out, or look at these images; the last good checkpoint is kept",
-            )
+            raise NotFinite("loss", step, ids)
         if step % 10 == 0:
             self._record_step(loss, losses.detach(), modalities)
         # After the record, which so has the weights of this step and not of the next.
@@ -239,24 +271,18 @@ class ContrastiveTask(lightning.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Macro AUC of each trained modality; the worst of them selects the checkpoint."""
         self._use_average()
-        scores = self.validate_now()
+        self.validate_now()
         self._stop_using_average()
-        self.log(SELECTED_BY, min(scores.values()), batch_size=1)
 
     def validate_now(self) -> dict[str, float]:
         """Score the model as it stands on the validation part, and record it.
 
         Raises:
-            UserError: The weights are not finite.
+            NotFinite: The weights are not.
         """
         if not all(bool(torch.isfinite(value).all()) for value in self._trained().values()):
-            raise UserError(
-                f"the weights are not finite after {self.global_step} steps",
-                "lower learning_rate, with another --out; the last good checkpoint is kept",
-            )
+            raise NotFinite("weights", self.global_step)
         scores = macro_auc_by_modality(scorer_of(self.classifier()), self.validation, self.config.modalities)
-        # Lightning compares in float32; two rounds whose scores differ only beyond that must be equal here as well.
-        scores = {name: float(np.float32(score)) for name, score in scores.items()}
         values = {f"validation/macro_auc/{name}": score for name, score in scores.items()}
         self.record(values | {SELECTED_BY: min(scores.values())})
         return scores
