@@ -151,8 +151,9 @@ class StudyRun:
             "cohorts": {name: {"redistribute": cohort.redistribute} for name, cohort in internal.items()},
         }
         said = {cohort.redistribute for cohort in internal.values()}
-        if None not in said:
-            data["redistribute"] = all(said)
+        # One that may not be passed on decides; one of which nobody said anything leaves it open.
+        if False in said or said == {True}:
+            data["redistribute"] = False not in said
         folder, learned = self.out / "arms" / member.folder, [caches[name] for name in internal]
         config = self.study.train_config(member)
         with self.progress(f"train {member.title}") as report:
