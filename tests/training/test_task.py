@@ -94,7 +94,7 @@ def test_the_reference_above_is_the_definition_that_the_losses_are_tested_agains
         images = task.clip.encode_image(normalise(seen.pixels, task.preprocess), normalize=True).double()
         texts = task.clip.encode_text(task.caption_tokens[seen.captions], normalize=True).double()
         found = multi_positive_image_by_image(task, 0, [-1.0, 0.0, 0.5, 0.0])
-    scale = float(task.clip.logit_scale.exp())
+    scale = task.clip.logit_scale.exp().item()
     expected = plain_reference(images, texts, seen.labels.tolist(), scale, "multi-positive", [-1.0, 0.0, 0.5, 0.0])
     assert [float(one) for one in found] == pytest.approx(expected, rel=1e-4)
 
