@@ -20,7 +20,7 @@ from densityclip.probability.joining import read_joinings
 from densityclip.steps import read_splits
 from densityclip.training.batches import ImageStore
 from densityclip.training.fit import predicted_rows
-from densityclip.training.scoring import mean_probabilities
+from densityclip.training.scoring import mean_probabilities, scorer_of
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_training_joins_the_rows_that_prediction_will_give(road: Path, predictor
     cache, splits = Cache.open(road / "cohorts" / "internal" / "cache"), read_splits(road / "splits.parquet")
     names = predictor.bundle.provenance["modalities"]
     store = ImageStore([cache], splits, part="train", fold=0, modalities=names)
-    logits = log_probabilities(mean_probabilities(predictor.classifier, store, names))
+    logits = log_probabilities(mean_probabilities(scorer_of(predictor.classifier), store, names))
     of_training = predicted_rows(store, logits, predictor.calibration).sort("image_id")
     study = read_table(road / "predictions.parquet", "predictions").filter(
         (pl.col("arm") == "multi") & (pl.col("level") == "image") & (pl.col("part") == "train")
