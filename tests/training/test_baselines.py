@@ -75,7 +75,7 @@ def only(splits: pl.DataFrame, kept: pl.Expr) -> pl.DataFrame:
 
 def settings(modality: str = "DM", **more) -> TrainConfig:
     content = {"steps": 4, "validate_every": 2, "batch_size": 8, "threads": 1, "layer_decay": 1, "accelerator": "cpu"}
-    return TrainConfig(modalities=(modality,), warmup_steps=2, **(content | {"learning_rate": 0.003} | more))
+    return TrainConfig(modalities=(modality,), warmup_steps=1, **(content | {"learning_rate": 0.003} | more))
 
 
 def fit(name: str, cache: Cache, splits: pl.DataFrame, out: Path, config: TrainConfig | None = None, **more) -> dict:
@@ -149,8 +149,13 @@ def test_what_brightness_says_is_learned(tmp_path: Path, name: str):
     config = settings(steps=60, validate_every=20, batch_size=16, augment=False)
     about = fit(name, cache, splits, tmp_path / "out", config)
     assert about["selected"]["value"] > 0.95
-    assert about["calibration"]["calibrated"]
-    assert about["calibration"]["fitted_on"] == {"part": "calibration", "images": 16, "patients": 16}
+    # Brightness says all there is: the histogram tells the patients apart too well for a temperature to be found.
+    calibration = about["calibration"]
+    if name == "histogram":
+        assert not calibration["calibrated"]
+        assert "its lower bound" in calibration["why"]
+    else:
+        assert calibration["fitted_on"] == {"part": "calibration", "images": 16, "patients": 16}
     tested = predicted(tmp_path / "out", cache).join(splits.filter(part="test"), on="patient_id", how="semi")
     assert (tested["predicted"] == tested["label"]).mean() > 0.7
 
