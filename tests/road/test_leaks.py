@@ -135,7 +135,8 @@ def test_labels_of_tested_patients_and_other_sites_reach_nothing_but_the_scores(
     for arm, made in untouched.made.items():
         assert other.made[arm] == made, arm
     assert other.predictions.drop("label").equals(untouched.predictions.drop("label"))
-    assert untouched.made["both"]["calibration"]["calibrated"]
+    # Where no temperature was fitted, none could have leaked.
+    assert any(made["calibration"]["calibrated"] for made in untouched.made.values())
     moved = other.predictions["label"].ne_missing(untouched.predictions["label"])
     assert set(untouched.predictions.filter(moved)["part"]) == set(SCORED)
 
