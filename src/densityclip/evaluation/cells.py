@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from densityclip.density import CATEGORIES, DENSE
+from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
 from densityclip.evaluation.bootstrap import Estimate, finite_or_none
-from densityclip.evaluation.compare import ScoredArm, compare, difference_as_json
+from densityclip.evaluation.compare import ScoredArm, compare
 from densityclip.evaluation.delong import auc_estimate
-from densityclip.evaluation.metrics import METRICS, Sample, reliability, roc_points
+from densityclip.evaluation.metrics import AREAS, METRICS, Sample, reliability, roc_points
 from densityclip.evaluation.places import Joined, Place, label_counts, labelled, sample_of, unit_ids
 
 # Of each category in each cell: enough for a curve of some centimetres.
@@ -106,16 +106,11 @@ def each_member(members: pl.DataFrame) -> list[dict[str, Any]]:
 
 def analytic_aucs(sample: Sample, patients: Any) -> dict[str, dict[str, Any]]:
     """Intervals of AUCs without resampling: DeLong, or its form for clustered rows; None where not estimable."""
-    dense_from = CATEGORIES.index(DENSE[0])
-    asked = {
-        f"auc_{letter.lower()}": (sample.labels == k, sample.probabilities[:, k]) for k, letter in enumerate("ABCD")
-    }
-    asked["dense_auc"] = (sample.labels >= dense_from, sample.probabilities[:, dense_from:].sum(axis=1))
     found = {}
-    for name, (positive, scores) in asked.items():
+    for ranked, (scores, positive) in sample.ranked.items():
         estimate = auc_estimate(positive, scores, patients)
         figures = {key: finite_or_none(float(getattr(estimate, key))) for key in ("value", "se", "low", "high")}
-        found[name] = figures | {"method": estimate.method}
+        found[AREAS[ranked][0]] = figures | {"method": estimate.method}
     return found
 
 
@@ -132,6 +127,6 @@ def _difference(place: Place, scored: Mapping[str, ScoredArm], pair: tuple[str, 
         # Arms that refuse different images leave this pair open; every other figure stands.
         return entry | {"metrics": {}, "not_compared": error.fact}
     return entry | {
-        "metrics": {name: difference_as_json(value) for name, value in found.items()},
+        "metrics": {name: value.as_json() for name, value in found.items()},
         "not_compared": None,
     }

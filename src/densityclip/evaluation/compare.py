@@ -105,8 +105,3 @@ def excludes_zero(estimate: Estimate) -> bool | None:
     if not (estimate.low == estimate.low and estimate.high == estimate.high):
         return None
     return estimate.low > 0.0 or estimate.high < 0.0
-
-
-def difference_as_json(difference: Difference) -> dict[str, Any]:
-    """A difference as metrics.json holds it."""
-    return difference.as_json()

@@ -47,7 +47,7 @@ _SIZE = len(CATEGORIES)
 _CELLS = _SIZE * _SIZE
 _DENSE_FROM = CATEGORIES.index(DENSE[0])
 # The areas by what they rank; the macro means need those of every category.
-_AREAS = {name: (f"auc_{name}", f"auprc_{name}") for name in _LETTERS} | {"dense": ("dense_auc", "dense_auprc")}
+AREAS = {name: (f"auc_{name}", f"auprc_{name}") for name in _LETTERS} | {"dense": ("dense_auc", "dense_auprc")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +94,12 @@ class Sample:
     def dense(self) -> NDArray[np.bool_]:
         """`[n]`, whether the label is dense (C or D)."""
         return np.asarray(self.labels >= _DENSE_FROM)
+
+    @cached_property
+    def ranked(self) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
+        """What `AREAS` rank, by its keys: the scores and which rows are positive."""
+        each = {name: (self.probabilities[:, k], self.labels == k) for k, name in enumerate(_LETTERS)}
+        return each | {"dense": (self.prob_dense, self.dense)}
 
     @cached_property
     def present(self) -> NDArray[np.bool_]:
@@ -173,13 +179,15 @@ class Scoring:
             raise ValueError(f"unknown metrics: {', '.join(sorted(wanted - set(METRICS)))}")
         unit = np.arange(len(sample.labels)) if units is None else units
         size = len(unit) if n_units is None else n_units
-        truths = {name: (sample.probabilities[:, k], sample.labels == k) for k, name in enumerate(_LETTERS)}
-        truths["dense"] = (sample.prob_dense, sample.dense)
         return cls(
             tuple(name for name in METRICS if name in wanted),
             sample.present,
             _sums(sample, unit, size),
-            {name: Ranking.of(*truths[name], unit, size) for name, areas in _needed_areas(wanted).items() if areas},
+            {
+                name: Ranking.of(*sample.ranked[name], unit, size)
+                for name, areas in _needed_areas(wanted).items()
+                if areas
+            },
         )
 
     def confusions(self, weights: Floats) -> Floats:
@@ -203,11 +211,11 @@ class Scoring:
         scores["brier"] = ratio(sums[-1], total)
         needed = _needed_areas(self.names)
         for name, ranking in self.rankings.items():
-            both = ranking.areas(weights, precision=_AREAS[name][1] in needed[name])
-            scores |= dict(zip(_AREAS[name], both, strict=True))
+            both = ranking.areas(weights, precision=AREAS[name][1] in needed[name])
+            scores |= dict(zip(AREAS[name], both, strict=True))
         for mean, position in (("macro_auc", 0), ("macro_auprc", 1)):
             if mean in self.names:
-                each = np.stack([scores[_AREAS[letter][position]] for letter in _LETTERS], axis=1)
+                each = np.stack([scores[AREAS[letter][position]] for letter in _LETTERS], axis=1)
                 scores[mean] = _mean_of_present(each, self.present)
         return {name: scores[name] for name in self.names}
 
@@ -217,7 +225,7 @@ def _needed_areas(names: Iterable[str]) -> dict[str, set[str]]:
     wanted = set(names)
     wanted |= {f"auc_{letter}" for letter in _LETTERS if "macro_auc" in wanted}
     wanted |= {f"auprc_{letter}" for letter in _LETTERS if "macro_auprc" in wanted}
-    return {name: wanted & set(areas) for name, areas in _AREAS.items()}
+    return {name: wanted & set(areas) for name, areas in AREAS.items()}
 
 
 def _sums(sample: Sample, unit: Ints, size: int) -> Any:

@@ -9,7 +9,7 @@ import polars as pl
 from densityclip.artifacts import PROBABILITIES
 from densityclip.density import CATEGORIES
 from densityclip.evaluation.metrics import Sample
-from densityclip.probability.aggregate import members_to_level
+from densityclip.probability.aggregate import label_numbers, members_to_level
 from densityclip.probability.ensemble import join_members
 from densityclip.probability.joining import Joining, Member
 from densityclip.records import MODALITIES, Level, Part
@@ -125,8 +125,7 @@ def labelled(rows: pl.DataFrame) -> pl.DataFrame:
 
 def sample_of(rows: pl.DataFrame) -> Sample:
     """What the metrics read: labels and probabilities of labelled rows."""
-    labels = rows["label"].replace_strict(CATEGORIES, range(len(CATEGORIES)), return_dtype=pl.Int64)
-    return Sample.of(labels.to_numpy(), rows.select(PROBABILITIES).to_numpy())
+    return Sample.of(label_numbers(rows["label"]), rows.select(PROBABILITIES).to_numpy())
 
 
 def unit_ids(rows: pl.DataFrame, level: str) -> pl.Series:

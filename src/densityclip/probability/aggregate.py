@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from densityclip.artifacts import LOGITS, PROBABILITIES, conform
-from densityclip.density import predicted_category, prob_dense
+from densityclip.density import CATEGORIES, predicted_category, prob_dense
 from densityclip.probability.joining import PLAIN, Joining, Member, members_of
 from densityclip.records import Level, Status
 
@@ -47,6 +47,11 @@ def temper(probabilities: ArrayLike, temperature: float) -> NDArray[np.float64]:
 def log_probabilities(probabilities: ArrayLike) -> NDArray[np.float64]:
     """Logarithm of probabilities, a zero taken as the smallest normal number; NaN stays NaN."""
     return np.asarray(np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _SMALLEST)))
+
+
+def label_numbers(labels: pl.Series) -> NDArray[np.int64]:
+    """Place of each label among the categories, `[n]`, 0 (A) to 3 (D); none may be missing or of another name."""
+    return labels.replace_strict(CATEGORIES, range(len(CATEGORIES)), return_dtype=pl.Int64).to_numpy()
 
 
 def fill_derived(table: pl.DataFrame) -> pl.DataFrame:

@@ -12,8 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from densityclip.artifacts import PROBABILITIES
-from densityclip.density import CATEGORIES
-from densityclip.probability.aggregate import log_probabilities, softmax, to_level
+from densityclip.probability.aggregate import label_numbers, log_probabilities, softmax, to_level
 from densityclip.probability.calibrate import fit_temperature, patient_shares, too_few, true_log_likelihood
 from densityclip.probability.joining import JOINED_LEVELS, PLAIN, Joining, Rule
 from densityclip.records import Status
@@ -37,10 +36,10 @@ class _Labelled:
     def of(cls, images: pl.DataFrame, level: str, joining: Joining = PLAIN) -> "_Labelled":
         rows = to_level(images, level, joining)  # type: ignore[arg-type]
         rows = rows.filter((pl.col("status") == Status.OK.value) & pl.col("label").is_not_null())
-        labels = rows["label"].replace_strict(CATEGORIES, range(len(CATEGORIES)), return_dtype=pl.Int64)
+        labels = label_numbers(rows["label"])
         # A row without a patient id is nobody's and everybody's: it counts as a patient of its own.
         patients = rows.select(pl.coalesce("patient_id", pl.concat_str(pl.lit("exam "), "exam_id"))).to_series()
-        return cls(rows.select(PROBABILITIES).to_numpy(), labels.to_numpy(), patients.to_list())
+        return cls(rows.select(PROBABILITIES).to_numpy(), labels, patients.to_list())
 
 
 def fit_joining(validation: pl.DataFrame, calibration: pl.DataFrame) -> Joining:

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from densityclip.artifacts import PROBABILITIES
 from densityclip.density import CATEGORIES
-from densityclip.probability.aggregate import fill_derived, log_probabilities, softmax
+from densityclip.probability.aggregate import fill_derived, label_numbers, log_probabilities, softmax
 from densityclip.probability.calibrate import patient_shares
 from densityclip.probability.conformal import one_row_a_patient
 from densityclip.records import Status
@@ -124,7 +124,7 @@ def local_curve(exams: pl.DataFrame, numbers: Sequence[int], *, draws: int, seed
         "patient_id", "exam_id", *PROBABILITIES
     )
     values, names = rows.select(PROBABILITIES).to_numpy(), rows["patient_id"].to_list()
-    labels = rows["label"].replace_strict(CATEGORIES, range(len(CATEGORIES)), return_dtype=pl.Int64).to_numpy()
+    labels = label_numbers(rows["label"])
     chosen = one_row_a_patient(values, labels, names)
     for draw in range(draws):
         key = [seed, zlib.crc32(b"labelled exams of a site"), draw]

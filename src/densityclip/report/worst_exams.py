@@ -9,6 +9,7 @@ from densityclip.artifacts import PROBABILITIES
 from densityclip.density import CATEGORIES
 from densityclip.evaluation.places import ALL, join, labelled, of_modality
 from densityclip.evaluation.rows import scorable
+from densityclip.probability.aggregate import label_numbers
 from densityclip.probability.joining import Joining, Member
 from densityclip.records import Level
 from densityclip.report.probability_tables import set_title
@@ -98,7 +99,7 @@ def _ranked(exams: pl.DataFrame) -> pl.DataFrame:
     """With `distance`, `said` and `certainty`, the worst first."""
     probabilities = exams.select(PROBABILITIES).to_numpy()
     said = probabilities.argmax(axis=1)
-    place = exams["label"].replace_strict(CATEGORIES, range(len(CATEGORIES)), return_dtype=pl.Int64).to_numpy()
+    place = label_numbers(exams["label"])
     return exams.with_columns(
         pl.Series("distance", abs(said - place), dtype=pl.Int64),
         pl.Series("said", [CATEGORIES[k] for k in said], dtype=pl.String),

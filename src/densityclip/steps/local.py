@@ -106,12 +106,11 @@ def _by_category(values: Iterable[float]) -> dict[str, float]:
 
 
 def _metrics(rows: pl.DataFrame) -> dict[str, float | None]:
-    from densityclip.evaluation.metrics import point_metrics
+    from densityclip.evaluation.bootstrap import finite_or_none
+    from densityclip.evaluation.places import labelled, sample_of
 
-    known = rows.filter(pl.col("label").is_not_null())
-    labels = known["label"].replace_strict(CATEGORIES, range(len(CATEGORIES)), return_dtype=pl.Int64).to_numpy()
-    found = point_metrics(labels, known.select(PROBABILITIES).to_numpy(), SHOWN)
-    return {name: float(found[name]) if np.isfinite(found[name]) else None for name in SHOWN}
+    values = sample_of(labelled(rows)).score(names=SHOWN)
+    return {name: finite_or_none(float(values[name][0])) for name in SHOWN}
 
 
 def _spread(scores: Sequence[dict[str, float | None]]) -> dict[str, dict[str, float] | None]:

@@ -45,7 +45,7 @@ class Speeds:
 
 def measure(study: Study, out: Path) -> Speeds:
     """Generate and prepare an exam of each kind, prepare a few files of each archive, take a few training steps."""
-    recipe = Recipe.from_dict(Recipe().to_dict() | study.recipe)
+    recipe = study.resolved_recipe()
     exam: dict[str, float] = {}
     tried: dict[str, float | None] = {}
     for name, cohort in study.cohorts.items():

@@ -52,6 +52,7 @@ def write_pages(study: Study, out: Path, done: Done) -> Path:
 
     kinds = kinds_of(study, done.indexes)
     bundles = {member: folder for member, folder in done.models.items() if is_bundle(member)}
+    audits = {name: read_json(path.parent / "audit.json", "densityclip index") for name, path in done.indexes.items()}
     page = write_study_report(
         out / REPORT,
         study=described(study, out, done.models, kinds),
@@ -61,11 +62,9 @@ def write_pages(study: Study, out: Path, done: Done) -> Path:
             for arm in study.arms
         },
         sheets=_sheets(study, done.maps),
-        audits={
-            name: read_json(index.parent / "audit.json", "densityclip index") for name, index in done.indexes.items()
-        },
+        audits=audits,
         provenance=provenance_of(study, done.models, done.registered),
-        flows=_flows(done),
+        flows=_flows(done, audits),
         calibrations={
             name: [
                 {"fold": member.fold, "seed": member.seed, **calibration_of(member, done.models[member])}
@@ -96,13 +95,13 @@ def _sheets(study: Study, maps: Mapping[str, Sequence[Path]]) -> list["Sheet"]:
     ]
 
 
-def _flows(done: Done) -> dict[str, tuple["FlowStep", ...]]:
+def _flows(done: Done, audits: Mapping[str, dict[str, Any]]) -> dict[str, tuple["FlowStep", ...]]:
     from densityclip.report.flow import cohort_flow
 
     splits = steps.read_splits(done.splits)
     return {
         name: cohort_flow(
-            read_json(index.parent / "audit.json", "densityclip index"),
+            audits[name],
             read_table(index, "index"),
             read_table(done.caches[name] / "refused.parquet", "excluded"),
             splits.filter(cohort=name),

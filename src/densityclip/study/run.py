@@ -12,7 +12,6 @@ from densityclip.artifacts import hash_file, hash_json, hash_table, read_json, r
 from densityclip.datasets.registry import DATASETS
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
-from densityclip.imaging.recipe import Recipe
 from densityclip.study.members import about_of, is_bundle, joinings_of, read_about
 from densityclip.study.page import Done, write_pages
 from densityclip.study.state import Progress, Report, Steps, claim
@@ -27,7 +26,7 @@ class StudyRun:
     def __init__(self, study: Study, out: Path, *, workers: int, progress: Progress) -> None:
         self.study, self.out, self.workers, self.progress = study, out, workers, progress
         self.steps = Steps(out, progress)
-        self.recipe = Recipe.from_dict(Recipe().to_dict() | study.recipe)
+        self.recipe = study.resolved_recipe()
 
     def run(self) -> Path:
         """Run what is not yet done.
@@ -213,13 +212,12 @@ class StudyRun:
 
     def _evaluate(self, predictions: pl.DataFrame, models: dict[Member, Path]) -> dict[str, Any]:
         study, joinings = self.study, joinings_of(models)
-        part = "test" if study.cohorts[study.primary.cohort].role == "internal" else "external"
         settings: dict[str, Any] = {
             "resamples": study.evaluation.resamples,
             "seed": study.evaluation.seed,
             "groups": list(study.groups),
             "smallest_group": study.smallest_group,
-            "primary": study.primary.model_dump(mode="json") | {"part": part},
+            "primary": study.question,
         }
         self.steps.run(
             "evaluate",

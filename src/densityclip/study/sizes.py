@@ -44,7 +44,7 @@ class Size:
 
 def size_of(study: Study, name: str, out: Path) -> Size | None:
     """The size of a cohort; None where only its index will tell."""
-    recipe = Recipe.from_dict(Recipe().to_dict() | study.recipe)
+    recipe = study.resolved_recipe()
     path, generate = out / "cohorts" / name / INDEX, study.cohorts[name].generate
     if path.is_file():
         index = read_table(path, "index")

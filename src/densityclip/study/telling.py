@@ -7,7 +7,6 @@ from typing import Any
 from densityclip import __version__
 from densityclip.artifacts import git_revision, read_json, read_table
 from densityclip.datasets.splits import DEFAULT_SHARES, same_institution
-from densityclip.imaging.recipe import Recipe
 from densityclip.study.members import is_bundle, read_about
 from densityclip.study.state import study_hash
 from densityclip.study_file import Member, Study
@@ -23,8 +22,10 @@ _LOSS_WORDS = {
 _WEIGHT_WORDS = {
     "none": "All modalities count alike.",
     "fixed": "Modalities have fixed weights.",
-    "moving-average": "A modality's weight follows a moving average of its class-balanced loss.",
-    "group-dro": "A modality's weight grows while its class-balanced loss is above the others' (group DRO).",
+    "moving-average": (
+        "A modality's weight follows a moving average of how far its images lag behind others of their category."
+    ),
+    "group-dro": "A modality's weight grows while its images lag behind others of their category (group DRO).",
     "uncertainty": "A modality's weight is learned as an uncertainty.",
 }
 INTERNAL, EXTERNAL = "internal test", "external"
@@ -74,8 +75,7 @@ def described(study: Study, out: Path, models: Mapping[Member, Path], kinds: Map
         "kinds": dict(kinds),
         "redistribute": {name: cohort.redistribute is not False for name, cohort in study.cohorts.items()},
         "methods": _methods(study),
-        "primary": study.primary.model_dump()
-        | {"part": "test" if study.cohorts[study.primary.cohort].role == "internal" else "external"},
+        "primary": study.question,
     }
 
 
@@ -145,7 +145,7 @@ def _baseline_words(study: Study, member: Member) -> str:
 def _methods(study: Study) -> list[str]:
     """What was done, as far as it is the same in every arm."""
     config = study.train_config(study.members()[0])
-    recipe = Recipe.from_dict(Recipe().to_dict() | study.recipe)
+    recipe = study.resolved_recipe()
     lines = [
         _split_words(study),
         f"Images: the breast alone, chest wall to one side, {recipe.height} x {recipe.width} px, grey levels "
@@ -187,7 +187,7 @@ def _split_words(study: Study) -> str:
 def provenance_of(study: Study, models: Mapping[Member, Path], registered: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, hashes and what was asked for before anything was trained."""
     abouts = {member: read_about(member, folder) for member, folder in models.items()}
-    recipe = Recipe.from_dict(Recipe().to_dict() | study.recipe)
+    recipe = study.resolved_recipe()
     foundation = next(about["training"]["foundation"] for member, about in abouts.items() if is_bundle(member))
     return {
         "densityclip": __version__,

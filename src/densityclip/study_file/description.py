@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from densityclip.evaluation.metrics import METRICS
 from densityclip.evaluation.subgroups import CROSSING, GROUPS, SMALLEST_GROUP
 from densityclip.imaging.recipe import Recipe
-from densityclip.records import MODALITIES
+from densityclip.records import MODALITIES, Part
 from densityclip.study_file.cohorts import STAND_IN_SITE, Cohort, Foundation, Strict
 from densityclip.study_file.problems import validation_problems
 from densityclip.training.config import BaselineName, TrainConfig
@@ -185,6 +185,16 @@ class Study(Strict):
             raise ValueError("names something twice")
         return value
 
+    def resolved_recipe(self) -> Recipe:
+        """How images are prepared, with what the file does not say."""
+        return Recipe.from_dict(Recipe().to_dict() | self.recipe)
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """The primary question with the part that answers it, as `evaluate` and the report take it."""
+        part = Part.TEST if self.cohorts[self.primary.cohort].role == "internal" else Part.EXTERNAL
+        return self.primary.model_dump(mode="json") | {"part": part.value}
+
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         problems = [*self._wrong_names(), *self._wrong_settings()]
@@ -193,7 +203,7 @@ class Study(Strict):
         if problems:
             raise ValueError("; ".join(problems))
         self._keep_patients_apart()
-        Recipe.from_dict(Recipe().to_dict() | self.recipe)
+        self.resolved_recipe()
         for member in self.members():
             try:
                 config = self.train_config(member)
