@@ -47,9 +47,9 @@ def grown(values: np.ndarray) -> list[set[int]]:
     sets = [{int(values.argmax())}]
     while len(sets[-1]) < 4:
         runs = [set(range(a, a + len(sets[-1]) + 1)) for a in range(4 - len(sets[-1]))]
-        sets.append(
-            max((run for run in runs if run > sets[-1]), key=lambda run: (values[sorted(run)].sum(), -min(run)))
-        )
+        # By the category that a run adds: sums of equal runs differ by the order in which they are added up.
+        held = sets[-1]
+        sets.append(max((run for run in runs if run > held), key=lambda run: (values[(run - held).pop()], -min(run))))
     return sets
 
 
