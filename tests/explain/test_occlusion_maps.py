@@ -88,6 +88,14 @@ def test_one_forward_pass_a_window_for_all_images_and_targets_and_none_where_not
         np.testing.assert_array_equal(partly[target][:, :, 0], whole[target][:, :, 0])
 
 
+def test_a_window_runs_where_only_one_image_of_the_batch_would_change(small):
+    alone = occlusion_maps(small.classify, small.trunk, small.images[2:], small.fat[2:], ("A",), signed=True)["A"]
+    fat = torch.cat([small.images[:2], small.fat[2:]])
+    found = occlusion_maps(small.classify, small.trunk, small.images, fat, ("A",), signed=True)["A"]
+    assert not found[:2].any()
+    np.testing.assert_allclose(found[2], alone[0], rtol=1e-3, atol=1e-5)
+
+
 def test_images_and_fat_are_left_as_they_were(small):
     images, fat = small.images.clone(), small.fat.clone()
     occlusion_maps(small.classify, small.trunk, small.images, small.fat, ("A",), window=5, stride=5)
