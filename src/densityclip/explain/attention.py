@@ -35,8 +35,8 @@ def attention_maps(
 
     The blocks run without fused attention meanwhile, which moves logits by rounding only. The parameters may be frozen;
     their `.grad` is not touched. The trunk runs in eval mode; modes and fused attention are put back whatever happens.
-    All attention of the batch is held at once, and as much again for its gradient: `2 x blocks x heads x tokens x
-    tokens` numbers an image (45 MB for ViT-B/16 at 224 in float32).
+    Attention and its gradient are held for the whole batch, `2 x blocks x heads x tokens x tokens` numbers an image (45
+    MB for ViT-B/16 at 224 in float32), beside the graph of the tower; freezing the parameters makes that smaller.
 
     Args:
         classify: `[b, 3, h, w]` to logits `[b, 4]`, through `trunk`, with gradients left on.
