@@ -15,7 +15,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from densityclip.explain.targets import DENSITY_SCORE, TARGETS, check_targets, score
-from densityclip.explain.targets import EXPECTED_DENSITY as EXPECTED_DENSITY
 from densityclip.explain.tower import check_logits, eval_mode, gradients_on, on_grid, ordinary, vit_tower
 
 

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 METHODS: tuple[str, ...] = ("gradcam", "attention", "occlusion")
 METHOD_WORDS = {"gradcam": "GradCAM", "attention": "Attention with gradient", "occlusion": "Occlusion by fat"}
+METHOD_UNITS = {
+    "gradcam": "activation x gradient",
+    "attention": "relevance",
+    "occlusion": "loss of score",
+}
 
 
 def method_maps(

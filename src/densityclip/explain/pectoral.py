@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-# Lengths are shares of the breast's height; measured on generated exams, see docs/explain-figures.md.
+# Lengths are shares of the breast's height; measured on generated exams, see docs/explain.md.
 _TOPS = np.arange(0.08, 0.6, 0.012)
 _FEET = np.arange(0.30, 1.05, 0.02)
 _DEGREES = (8.0, 45.0)
