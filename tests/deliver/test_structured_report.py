@@ -100,6 +100,11 @@ def test_nothing_is_verified_or_final_and_research_use_is_stated(made):
     assert "Generated exam: simulated" in comments(report)
 
 
+def test_what_the_codes_say_stands_there_in_words_too(made):
+    assert "Left breast: category B, scattered areas of fibroglandular density (not dense)." in comments(made)
+    assert "Right breast: category C, heterogeneously dense (dense)." in comments(made)
+
+
 def test_patient_and_study_are_those_of_the_images_and_the_date_is_theirs(made, exam):
     source, report = sources_of(exam)[0].header, written(made)
     for keyword in ("PatientName", "PatientID", "PatientSex", "StudyInstanceUID", "AccessionNumber", "StudyDate"):
