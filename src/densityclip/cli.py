@@ -576,6 +576,8 @@ def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
     refused = images.filter(images["status"] == "refused")
     for row in refused.head(10).iter_rows(named=True):
         terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
+    for row in table.filter((table["level"] == "exam") & (table["status"] == "abstained")).iter_rows(named=True):
+        terminal.say(f"No answer for the exam of {row['patient_id'] or '-'} ({row['reason']})")
     answers = images["predicted"].drop_nulls()
     if len(answers) > 5 and answers.n_unique() == 1:
         terminal.say(f"Every image got the same category, {answers[0]}: look at the training before relying on it.")

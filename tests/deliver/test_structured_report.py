@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from exam_samples import SAID, exam_rows, image_rows, sample_bundle, sources_of
+from exam_samples import SAID, disagreeing_rows, exam_rows, image_rows, sample_bundle, sources_of
 from validators import dciodvfy, dsrdump, pixelmed
 
 from densityclip.deliver.answer import exam_objects
@@ -184,6 +184,15 @@ def test_an_exam_without_any_answer_has_no_report(exam):
     objects = exam_objects(all_levels(images, PLAIN), sample_bundle(), sources=sources_of(exam), report=True)
     assert objects.report is None
     assert objects.without == "neither the exam nor a breast has an answer"
+
+
+def test_what_is_held_back_is_not_stated_and_the_reason_is(exam):
+    bundle = sample_bundle()
+    rows = disagreeing_rows(exam, bundle)
+    report = exam_objects(rows, bundle, sources=sources_of(exam), report=True).report
+    found = composition_of(report)
+    assert (found.left, found.right) == (None, "C")
+    assert f"No category is stated for the exam: {Reason.VIEWS_DISAGREE.sentence}" in comments(report)
 
 
 @pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])

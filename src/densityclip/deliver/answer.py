@@ -15,6 +15,7 @@ from densityclip.deliver.secondary_capture import rgb_of_png, secondary_capture
 from densityclip.deliver.source_image import SourceImage, check_one_patient, object_bytes
 from densityclip.deliver.structured_report import evidence_uids, predecessor_uids, structured_report
 from densityclip.dicom.header import PARSE_ERRORS, quiet
+from densityclip.inference.guard import hold_back_disagreeing
 from densityclip.model.bundle import Bundle
 from densityclip.reasons import Refused
 
@@ -60,6 +61,8 @@ def exam_objects(
     Returns:
         The objects. Images of several patients or studies, or without any date, get no DICOM object: `without` says so.
     """
+    # Here as well as in `predict`, so that no caller can forget it; twice changes nothing.
+    rows = hold_back_disagreeing(rows)
     answer = exam_answer(rows, bundle)
     if not (report or pictures):
         return ExamObjects(answer)
@@ -140,5 +143,5 @@ def write_answers(table: pl.DataFrame, bundle: Bundle, folder: Path) -> int:
     """Write one JSON per exam; images that state no exam have none. Returns how many were written."""
     exams = exams_of(table)
     for rows in exams:
-        write_json(folder / f"{file_stem(rows['exam_id'][0])}.json", exam_answer(rows, bundle))
+        write_json(folder / f"{file_stem(rows['exam_id'][0])}.json", exam_objects(rows, bundle).answer)
     return len(exams)

@@ -134,6 +134,7 @@ def _predict(
     progress: Report,
     announce: Callable[[str], None] | None,
 ) -> pl.DataFrame:
+    from densityclip.inference.guard import hold_back_disagreeing
     from densityclip.inference.predictor import Predictor, all_levels, image_table
 
     if is_cache(source) and splits is None:
@@ -149,7 +150,7 @@ def _predict(
     if splits is not None:
         images = with_parts(images, read_splits(splits), fold=bundle.provenance["training"]["config"]["fold"])
     joining = predictor.calibration.joining
-    table = all_levels(images, joining)
+    table = hold_back_disagreeing(all_levels(images, joining))
     write_predictions(
         table,
         out,
