@@ -68,17 +68,16 @@ def exam_objects(
         return ExamObjects(answer)
     if not sources:
         return ExamObjects(answer, without="the exam has no DICOM image that was answered")
-    try:
-        check_one_patient(sources)
-    except Refused as refused:
-        return ExamObjects(answer, without=refused.detail)
-    made = structured_report(rows, bundle, sources, earlier) if report else None
-    return ExamObjects(
-        answer,
-        made,
-        tuple(_captures(rows, bundle, sources, pictures or {})),
-        "neither the exam nor a breast has an answer" if report and made is None else None,
-    )
+    # What pydicom and highdicom warn of quotes values, and so may quote a patient.
+    with quiet():
+        try:
+            check_one_patient(sources)
+        except Refused as refused:
+            return ExamObjects(answer, without=refused.detail)
+        made = structured_report(rows, bundle, sources, earlier) if report else None
+        captures = tuple(_captures(rows, bundle, sources, pictures or {}))
+    without = "neither the exam nor a breast has an answer" if report and made is None else None
+    return ExamObjects(answer, made, captures, without)
 
 
 def _captures(
