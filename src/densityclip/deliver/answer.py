@@ -136,11 +136,3 @@ def reports_written(exam_id: str, out: Path) -> list[Dataset]:
         except PARSE_ERRORS:
             continue
     return found
-
-
-def write_answers(table: pl.DataFrame, bundle: Bundle, folder: Path) -> int:
-    """Write one JSON per exam; images that state no exam have none. Returns how many were written."""
-    exams = exams_of(table)
-    for rows in exams:
-        write_json(folder / f"{file_stem(rows['exam_id'][0])}.json", exam_objects(rows, bundle).answer)
-    return len(exams)
