@@ -21,13 +21,13 @@ def exam_pictures(predictor: "Predictor", images: Iterable["PredictedImage"]) ->
     """
     from densityclip.explain.drawing import RESEARCH_USE, overlay_png
     from densityclip.explain.maps import map_images
+    from densityclip.explain.methods import METHODS
     from densityclip.explain.paint import shared_scale
     from densityclip.explain.stored import StoredMap
+    from densityclip.explain.targets import DENSITY_SCORE
 
+    key = METHODS[0], DENSITY_SCORE
     maps = [StoredMap.of(item) for item in map_images(predictor, images)]
+    scale_max = shared_scale([item.tokens[key] for item in maps])
     note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
-    keys = next((list(item.tokens) for item in maps), [])
-    scale = {key: shared_scale([item.tokens[key] for item in maps]) for key in keys}
-    return {
-        str(item.row["image_id"]): overlay_png(item, key, scale[key], note=note) for item in maps for key in keys[:1]
-    }
+    return {str(item.row["image_id"]): overlay_png(item, key, scale_max, note=note) for item in maps}
