@@ -169,7 +169,7 @@ def write_atlas(
         if progress is not None:
             progress(done)
     shown = [read_maps(folder, row) for row in for_sheet(rows, _PER_CELL)]
-    for key, top in scale.items():
+    for key, top in scale.items() if shown else ():
         words = f"{map_title(key)}{f': {title}' if title else ''}"
         _write(folder / picture_name("sheet", key, first), draw_sheet(shown, key, top, words))
     return _write_figures(kept, folder, scale)

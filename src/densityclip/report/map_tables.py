@@ -148,8 +148,8 @@ def _energy(maps: Sequence[Maps]) -> Grid:
             rows.append((one.title,))
         for modality in modalities:
             for name in names:
-                cells = (found.get((modality, ALL, name, figure)) for figure in figures)
-                rows.append((modality, map_words(name), *(_share(cell) for cell in cells)))
+                cells = {figure: found.get((modality, ALL, name, figure)) for figure in figures}
+                rows.append((modality, map_words(name), *(_share(cell, figure) for figure, cell in cells.items())))
     return Grid(
         ("Modality", "Map", *_REGIONS),
         tuple(rows),
@@ -163,11 +163,14 @@ def _energy(maps: Sequence[Maps]) -> Grid:
     )
 
 
-def _share(cell: Mapping[str, Any] | None) -> str:
+def _share(cell: Mapping[str, Any] | None, figure: str) -> str:
     if cell is None:
         return "–"
     text = f"{100 * cell['mean']:.0f}%"
-    return text if cell["low"] is None else f"{text}\n{100 * cell['low']:.0f} to {100 * cell['high']:.0f}"
+    if cell["low"] is not None:
+        text += f"\n{100 * cell['low']:.0f} to {100 * cell['high']:.0f}"
+    # The muscle is found in some images only, and those are a selection.
+    return f"{text}\n{cell['images']} images" if figure == "energy_pectoral" else text
 
 
 def _randomised(maps: Sequence[Maps]) -> Grid:
