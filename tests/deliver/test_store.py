@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from listen_samples import PATIENT, answer_uid, as_bytes, mammogram, stand_in_answer, studies
 from pydicom.dataelem import DataElement
 
 import densityclip.deliver.store as store_module
@@ -13,7 +14,6 @@ from densityclip.deliver.limits import Limits, Pauses
 from densityclip.deliver.store import DiskFullError, State, Store, hashed
 from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
-from listen_samples import PATIENT, answer_uid, as_bytes, mammogram, stand_in_answer, studies
 
 
 class Clock:

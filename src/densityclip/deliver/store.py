@@ -118,9 +118,7 @@ class Store:
         limits: What an exam may use.
     """
 
-    def __init__(
-        self, folder: Path, *, limits: Limits | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, folder: Path, *, limits: Limits | None = None, clock: Callable[[], float] = time.time) -> None:
         """Open a store, make it where there is none, and put right what a killed process left.
 
         Args:
@@ -141,7 +139,9 @@ class Store:
             self._only = _take_alone(folder)
             self._table = _open_table(folder / "exams.sqlite")
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"the store {folder} cannot be used ({error})", "give a folder on a disk of this machine") from error
+            raise UserError(
+                f"the store {folder} cannot be used ({error})", "give a folder on a disk of this machine"
+            ) from error
         self._recover()
 
     def close(self) -> None:
@@ -516,7 +516,9 @@ def _open_table(path: Path) -> sqlite3.Connection:
     (version,) = table.execute("PRAGMA user_version").fetchone()
     if version not in (0, _SCHEMA_VERSION):
         table.close()
-        raise UserError(f"the store has version {version}, this densityclip writes {_SCHEMA_VERSION}", "give another --store")
+        raise UserError(
+            f"the store has version {version}, this densityclip writes {_SCHEMA_VERSION}", "give another --store"
+        )
     table.executescript(_TABLES)
     table.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     path.chmod(0o600)
