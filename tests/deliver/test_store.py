@@ -266,7 +266,7 @@ def test_an_exam_that_fails_is_tried_later_and_at_last_given_up_with_its_reason(
     for attempt in range(1, store.limits.attempts + 1):
         job = store.next_job(30)
         assert job.study == hashed(first)
-        assert store.failed(job, Reason.CRASHED, "exit code 9", pause=5) == attempt
+        assert store.failed(job, Reason.CRASHED, "exit code 9", pause=lambda _: 5) == attempt
         if attempt == 1:
             assert answer(store, store.next_job(30)), "the other exam was held up"
         clock.now += 5
@@ -278,7 +278,7 @@ def test_a_failed_exam_that_is_sent_again_is_tried_again(store, clock):
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    store.failed(store.next_job(30), Reason.CRASHED, "", pause=0, for_good=True)
+    store.failed(store.next_job(30), Reason.CRASHED, "", pause=float, for_good=True)
     assert store.state_of(hashed(study)) == (State.FAILED, "crashed")
     put(store, mammogram(study))
     clock.now += 30
@@ -303,7 +303,7 @@ def test_uploads_and_answers_go_when_their_time_has_passed_and_not_before(store,
         clock.now += 30
         job = store.next_job(30)
         if study is failed:
-            store.failed(job, Reason.CRASHED, "", pause=0, for_good=True)
+            store.failed(job, Reason.CRASHED, "", pause=float, for_good=True)
         else:
             answer(store, job, peers=("peer",) if study is waiting else ())
     assert store.remove_old(delivered_seconds=3600, failed_seconds=7200) == 0

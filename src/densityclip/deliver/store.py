@@ -285,14 +285,16 @@ class Store:
                 "INSERT OR IGNORE INTO deliveries (sop, peer, study) VALUES (?, ?, ?)", (sop, peer, job.study)
             )
 
-    def failed(self, job: Job, reason: Reason, detail: str, *, pause: float, for_good: bool = False) -> int:
+    def failed(
+        self, job: Job, reason: Reason, detail: str, *, pause: Callable[[int], float], for_good: bool = False
+    ) -> int:
         """Note that an exam could not be answered.
 
         Args:
             job: As taken.
             reason: Why.
             detail: The fact, without names of patients.
-            pause: Seconds until it may be tried again.
+            pause: Number of failures to seconds until it may be tried again.
             for_good: Whether it need not be tried again at all.
 
         Returns:
@@ -302,10 +304,11 @@ class Store:
         with self._lock, self._transaction() as table:
             self._running.discard(job.study)
             table.execute(
-                "UPDATE exams SET failures = failures + 1, next_try = ?, reason = ?, detail = ? WHERE study = ?",
-                (now + pause, reason.value, detail, job.study),
+                "UPDATE exams SET failures = failures + 1, reason = ?, detail = ? WHERE study = ?",
+                (reason.value, detail, job.study),
             )
             (failures,) = table.execute("SELECT failures FROM exams WHERE study = ?", (job.study,)).fetchone()
+            table.execute("UPDATE exams SET next_try = ? WHERE study = ?", (now + pause(failures), job.study))
             if for_good or failures >= self.limits.attempts:
                 # Only the revision that was tried: an image that came meanwhile begins anew.
                 table.execute(

@@ -1,0 +1,137 @@
+"""The listener as a whole: the port, the workers, the deliveries, and what is thrown away in time."""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+
+from densityclip.deliver.jobs import Jobs, MakeAnswer
+from densityclip.deliver.limits import Pauses
+from densityclip.deliver.listener import Listener, Port, audit
+from densityclip.deliver.peers import Deliveries, Peer
+from densityclip.deliver.store import Store
+from densityclip.errors import UserError
+
+AUDIT_LOG = "audit.log"
+
+_HOUR = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ListenSettings:
+    """What a listener is told.
+
+    Attributes:
+        store: Folder for all that must not be lost.
+        port: Where and for whom to listen; its limits hold for everything.
+        peers: Who gets the answers.
+        quiet_seconds: An exam is complete when no image came for so long.
+        keep_hours: After delivery, until images and answers are removed.
+        keep_failed_hours: The same for exams that could not be answered.
+        workers: Processes that answer.
+        job_pauses: Between attempts at an exam whose worker fails.
+        peer_pauses: Between attempts at a peer that is down.
+    """
+
+    store: Path
+    port: Port = field(default_factory=Port)
+    peers: tuple[Peer, ...] = ()
+    quiet_seconds: float = 30.0
+    keep_hours: float = 24.0
+    keep_failed_hours: float = 168.0
+    workers: int = 1
+    job_pauses: Pauses = field(default_factory=lambda: Pauses(first=10, factor=4, longest=600))
+    peer_pauses: Pauses = field(default_factory=lambda: Pauses(first=2, factor=2, longest=60))
+
+    def __post_init__(self) -> None:
+        if self.quiet_seconds <= 0 or self.keep_hours < 0 or self.keep_failed_hours < 0:
+            raise UserError("a time is negative", "give a positive number")
+        names = [peer.name for peer in self.peers]
+        if len(set(names)) < len(names):
+            raise UserError("a peer is named twice", "give each --peer once")
+
+
+def listen(
+    settings: ListenSettings,
+    make: MakeAnswer,
+    stop: threading.Event,
+    *,
+    opened: Callable[[int], None] = lambda port: None,
+) -> None:
+    """Listen until told to stop. A kill at any moment loses nothing: the next start goes on where this one was.
+
+    Args:
+        settings: What to do.
+        make: Opens the model in a worker process.
+        stop: Set to end.
+        opened: Called with the TCP port when it is open.
+
+    Raises:
+        UserError: The store, the model or the port cannot be opened.
+    """
+    store = Store(settings.store, limits=settings.port.limits)
+    handler = _open_audit(settings.store / AUDIT_LOG)
+    deliveries = Deliveries(store, settings.peers, peer_pauses=settings.peer_pauses)
+    jobs = Jobs(
+        store,
+        make,
+        peers=[peer.name for peer in settings.peers],
+        quiet_seconds=settings.quiet_seconds,
+        workers=settings.workers,
+        pauses=settings.job_pauses,
+        answered=deliveries.wake,
+    )
+    try:
+        _tell_of_forgotten_peers(store, settings)
+        jobs.start()
+        deliveries.start()
+        listener = Listener(store, settings.port)
+        try:
+            audit("started", port=listener.port, title=settings.port.ae_title)
+            opened(listener.port)
+            _tidy_until(stop, store, settings)
+        finally:
+            listener.stop()
+    finally:
+        jobs.stop()
+        deliveries.stop()
+        audit("stopped")
+        store.close()
+        logging.getLogger("densityclip.audit").removeHandler(handler)
+        handler.close()
+
+
+def _tidy_until(stop: threading.Event, store: Store, settings: ListenSettings) -> None:
+    while not stop.is_set():
+        try:
+            removed = store.remove_old(
+                delivered_seconds=settings.keep_hours * _HOUR, failed_seconds=settings.keep_failed_hours * _HOUR
+            )
+            if removed:
+                audit("removed", exams=removed)
+        except (OSError, sqlite3.Error) as error:
+            _log.error("old exams could not be removed (%s)", type(error).__name__)
+        stop.wait(60)
+
+
+def _tell_of_forgotten_peers(store: Store, settings: ListenSettings) -> None:
+    known = {peer.name for peer in settings.peers}
+    for name, objects in store.waiting_for().items():
+        if name not in known:
+            _log.warning("%d objects wait for %s, which is no --peer of this run; they are kept", objects, name)
+
+
+def _open_audit(path: Path) -> logging.Handler:
+    # Watched: logrotate may take the file away.
+    handler = WatchedFileHandler(path, encoding="utf-8")
+    path.chmod(0o600)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"))
+    logger = logging.getLogger("densityclip.audit")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    return handler
