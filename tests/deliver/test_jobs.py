@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -80,6 +82,7 @@ def run(store):
 
     def start(make=make_behaving, **settings):
         made.append(Jobs(store, make, peers=(), quiet_seconds=QUIET, pauses=AT_ONCE, **settings))
+        made[-1].open_model()
         made[-1].start()
 
     yield start
@@ -140,7 +143,7 @@ def test_two_workers_answer_every_exam_once(store, run, caplog):
 def test_a_model_that_cannot_be_opened_is_said_at_the_start(store):
     jobs = Jobs(store, make_nothing, peers=())
     with pytest.raises(UserError, match="there is no such bundle"):
-        jobs.start()
+        jobs.open_model()
     jobs.stop()
 
 
@@ -159,9 +162,6 @@ def test_stopping_leaves_the_exam_that_was_under_way_to_the_next_start(store):
 
 
 def test_a_worker_ends_when_the_service_is_killed(tmp_path: Path):
-    import subprocess
-    import sys
-
     script = tmp_path / "service.py"
     script.write_text(
         "import os, sys\n"

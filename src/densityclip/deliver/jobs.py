@@ -249,13 +249,16 @@ class Jobs:
         self._threads = [threading.Thread(target=self._loop, args=(worker,), daemon=True) for worker in self._workers]
         self._ended = threading.Event()
 
-    def start(self) -> None:
-        """Open the model once, to see that it can be; then begin.
+    def open_model(self) -> None:
+        """Open the model once, to see that it can be.
 
         Raises:
-            UserError: The model cannot be opened.
+            UserError: It cannot.
         """
         self._workers[0].start()
+
+    def start(self) -> None:
+        """Begin to take exams."""
         for thread in self._threads:
             thread.start()
 

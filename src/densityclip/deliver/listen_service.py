@@ -88,10 +88,14 @@ def listen(
     )
     try:
         _tell_of_forgotten_peers(store, settings)
-        jobs.start()
         deliveries.start()
+        # Nobody is told "success" by a service that cannot answer.
+        jobs.open_model()
         listener = Listener(store, settings.port)
         try:
+            # Opening a model takes longer than a quiet time; only now can the rest of an exam come.
+            store.begin_quiet_times()
+            jobs.start()
             audit("started", port=listener.port, title=settings.port.ae_title)
             opened(listener.port)
             _tidy_until(stop, store, settings)

@@ -240,6 +240,11 @@ class Store:
             self._running.add(study)
             return Job(study, revision, self._files_of(study), self._objects_of(study))
 
+    def begin_quiet_times(self) -> None:
+        """Begin the quiet time of every unfinished exam anew: nobody could send while nobody listened."""
+        with self._transaction() as table:
+            table.execute("UPDATE exams SET last_arrival = ? WHERE state = ?", (self._clock(), State.COLLECTING))
+
     def release(self, job: Job) -> None:
         """Give an exam back unanswered, without blame."""
         with self._lock:
@@ -454,9 +459,7 @@ class Store:
                 self._throw_away(folder.name)
             else:
                 self._adopt(folder)
-        with self._transaction() as table:
-            # Nobody could send while nobody listened: a quiet time that ran out meanwhile says nothing.
-            table.execute("UPDATE exams SET last_arrival = ? WHERE state = ?", (self._clock(), State.COLLECTING))
+        self.begin_quiet_times()
         self._empty_trash()
 
     def _adopt(self, folder: Path) -> None:
