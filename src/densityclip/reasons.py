@@ -190,6 +190,15 @@ class Reason(StrEnum):
     )
 
 
+def reason_of(code: str) -> Reason:
+    """The reason of a code as it stands in tables.
+
+    Raises:
+        KeyError: There is no such code.
+    """
+    return {reason.value: reason for reason in Reason}[code]
+
+
 class Refused(Exception):
     """One image, exam or request is refused; everything else goes on.
 

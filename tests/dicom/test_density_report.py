@@ -65,6 +65,13 @@ def test_breasts_that_differ_are_kept_apart_and_of_two_values_the_denser_stands(
     assert (found.left, found.right) == ("B", "D")
 
 
+def test_a_category_of_the_exam_does_not_stand_for_a_breast_that_has_its_own() -> None:
+    both = coded("F-01710", SRT["D"], side("T-04080"))
+    of_left = coded("F-01710", SRT["B"], side("T-04030"))
+    found = composition_of(report(both, of_left))
+    assert (found.left, found.right) == ("B", "D")
+
+
 def test_what_an_algorithm_says_is_no_readers_label() -> None:
     answer = coded("F-01710", SRT["B"])
     device = coded("121005", "121007", scheme="DCM")

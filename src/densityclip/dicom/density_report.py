@@ -69,8 +69,9 @@ class Composition:
 def read_composition(path: Path) -> Composition:
     """Read the breast composition of a structured report.
 
-    A category without a side holds for both breasts. If a report states several for one breast, the denser is taken,
-    and those of readers before those of algorithms.
+    A category without a side, or for both, holds for a breast that has none of its own: a report may state the exam's
+    beside those of the breasts. If it states several for one breast, the denser is taken, and those of readers before
+    those of algorithms.
 
     Raises:
         Refused: `unreadable`: the file cannot be parsed.
@@ -84,19 +85,18 @@ def read_composition(path: Path) -> Composition:
 
 def composition_of(report: Dataset) -> Composition:
     """The composition of a parsed report, see `read_composition`."""
-    stated: dict[bool, dict[str, list[str]]] = {False: {"L": [], "R": []}, True: {"L": [], "R": []}}
+    stated: dict[bool, dict[str, list[str]]] = {who: {"L": [], "R": [], "LR": []} for who in (False, True)}
     is_cad = str(report.get("SOPClassUID")) == _CAD
     for item, context in _items(report):
         category = _CATEGORIES.get(_code(item, "ConceptCodeSequence"))
         if category is None or _code(item, "ConceptNameCodeSequence") not in _CONCEPTS:
             continue
-        for side in context.sides:
-            stated[is_cad or context.by_algorithm][side].append(category)
+        stated[is_cad or context.by_algorithm][context.sides].append(category)
     by_algorithm = not any(stated[False].values()) and any(stated[True].values())
     found = stated[by_algorithm]
     return Composition(
-        left=denser(found["L"]),
-        right=denser(found["R"]),
+        left=denser(found["L"] or found["LR"]),
+        right=denser(found["R"] or found["LR"]),
         study_uid=_study(report),
         content_date=f"{report.get('ContentDate') or ''}{report.get('ContentTime') or ''}"[:14],
         by_algorithm=by_algorithm,
