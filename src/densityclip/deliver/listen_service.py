@@ -1,10 +1,13 @@
 """The listener as a whole: the port, the workers, the deliveries, and what is thrown away in time."""
 
+import importlib.util
 import logging
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
@@ -54,6 +57,34 @@ class ListenSettings:
         names = [peer.name for peer in self.peers]
         if len(set(names)) < len(names):
             raise UserError("a peer is named twice", "give each --peer once")
+
+
+def listen_with_bundle(settings: ListenSettings, bundle: Path, *, say: Callable[[str], None]) -> None:
+    """Listen, with a bundle as the model, until this process is told to end (SIGTERM or Ctrl-C).
+
+    Args:
+        settings: What to do.
+        bundle: Folder of the bundle.
+        say: Told when the port is open, and at the end.
+
+    Raises:
+        UserError: As of `listen`; or a library is not installed.
+    """
+    if importlib.util.find_spec("pynetdicom") is None:
+        raise UserError("listening needs pynetdicom", "install it: pip install 'densityclip[serve]'")
+    from densityclip.deliver.listen_answer import open_answer
+
+    stop = threading.Event()
+    before = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in (signal.SIGTERM, signal.SIGINT)}
+    where = f"{settings.port.ae_title} on {settings.port.address}"
+    try:
+        listen(
+            settings, partial(open_answer, bundle), stop, opened=lambda port: say(f"Listening: {where} port {port}.")
+        )
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    say("Stopped. What was accepted and not yet delivered is kept; the same command goes on with it.")
 
 
 def listen(

@@ -97,6 +97,19 @@ class Tls:
         return context
 
 
+def tls_of(certificate: Path | None, key: Path | None, client_authority: Path | None = None) -> Tls | None:
+    """TLS where a certificate is given, else None.
+
+    Raises:
+        UserError: Only a part of what TLS needs is given.
+    """
+    if certificate is None and key is None and client_authority is None:
+        return None
+    if certificate is None or key is None:
+        raise UserError("TLS needs a certificate and its key", "give --tls-cert and --tls-key")
+    return Tls(certificate, key, client_authority)
+
+
 @dataclass(frozen=True)
 class Port:
     """Where and for whom to listen.
