@@ -96,7 +96,8 @@ class DicomPeer:
             ae.add_requested_context(sop_class, syntax)
         tls = (ssl.create_default_context(), self.host) if self.tls else None
         association = ae.associate(self.host, self.port, ae_title=self.title, tls_args=tls)
-        if not association.is_established:
+        # A peer that answers but knows none of these classes is up: other exams may have objects that it takes.
+        if not association.is_established and not association.rejected_contexts:
             raise PeerError("it rejects us" if association.is_rejected else "no association")
         return association
 
