@@ -266,22 +266,39 @@ def train(
 
 @app.command()
 def predict(
-    source: Annotated[Path, typer.Argument(help="DICOM or image file, a folder of them, or a cache.")],
+    source: Annotated[Path, typer.Argument(help="DICOM or image file, a folder or a zip archive of them, or a cache.")],
     model: Annotated[Path, typer.Option(help="Bundle.")],
     out: Out,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Draw where the model looked.")] = False,
+    sr: Annotated[bool, typer.Option("--sr", help="Write a DICOM structured report per exam.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Draw where the model looked, as PNG and as DICOM secondary captures.")
+    ] = False,
     splits: Annotated[Path | None, typer.Option(help="Split file: marks training patients, so none is scored.")] = None,
     workers: Workers = 1,
 ) -> None:
-    """Predict density: predictions.parquet and .csv, a JSON per exam, overlays.
+    """Predict density: predictions.parquet and .csv, a JSON per exam, structured reports, overlays.
 
     Example: densityclip predict images --model model/bundle --out answers --overlay
+
+    Example: densityclip predict exam.zip --model model/bundle --out answers --sr --overlay
     """
     from densityclip import steps, terminal
 
-    bundle = _open_model(model)
+    bundle, said = _open_model(model), list[str]()
     with terminal.progress("predict") as report:
-        table = steps.predict(source, bundle, out, splits=splits, overlay=overlay, workers=workers, progress=report)
+        table = steps.predict(
+            source,
+            bundle,
+            out,
+            splits=splits,
+            overlay=overlay,
+            report=sr,
+            workers=workers,
+            progress=report,
+            announce=said.append,
+        )
+    for sentence in said:
+        terminal.say(sentence)
     _show_predictions(table, out)
 
 
@@ -621,6 +638,8 @@ def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
     refused = images.filter(images["status"] == "refused")
     for row in refused.head(10).iter_rows(named=True):
         terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
+    for row in table.filter((table["level"] == "exam") & (table["status"] == "abstained")).iter_rows(named=True):
+        terminal.say(f"No answer for the exam of {row['patient_id'] or '-'} ({row['reason']})")
     answers = images["predicted"].drop_nulls()
     if len(answers) > 5 and answers.n_unique() == 1:
         terminal.say(f"Every image got the same category, {answers[0]}: look at the training before relying on it.")

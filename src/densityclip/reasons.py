@@ -178,6 +178,17 @@ class Reason(StrEnum):
         "No breast was found in the image.",
         "Look at it: test patterns and empty exposures belong here, breasts do not.",
     )
+    # Whether an answer can be relied on; these abstain.
+    UNLIKE_TRAINING = (
+        "unlike_training",
+        "The image is unlike those that the model was trained on.",
+        "Look at it; images of such a kind need a model that was trained on them.",
+    )
+    VIEWS_DISAGREE = (
+        "views_disagree",
+        "Images of one breast got categories that are too far apart to be of one breast.",
+        "Look at the images and at their overlays; a wrong side or view in a header can be the cause.",
+    )
     TIMEOUT = (
         "timeout",
         "The image took longer than the time limit.",

@@ -55,5 +55,17 @@ def exam_rows(index: pl.DataFrame, bundle: Bundle, *, refused: dict[str, str] | 
     return all_levels(images, Calibration.from_dict(bundle.calibration).joining)
 
 
+def disagreeing_rows(index: pl.DataFrame, bundle: Bundle) -> pl.DataFrame:
+    """All levels of one exam, of which one image of the left breast says A for certain, and another D."""
+    images = image_rows(index)
+    first, second = index.filter(pl.col("laterality") == "L")["image_id"].head(2)
+    for name, place in ((first, 0), (second, 3)):
+        images = images.with_columns(
+            pl.when(pl.col("image_id") == name).then(float(k == place)).otherwise(column).alias(column)
+            for k, column in enumerate(PROBABILITIES)
+        )
+    return all_levels(images, Calibration.from_dict(bundle.calibration).joining)
+
+
 def sources_of(index: pl.DataFrame) -> list[SourceImage]:
     return [read_source(name, Path(path)) for name, path in index.select("image_id", "path").iter_rows()]

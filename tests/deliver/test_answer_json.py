@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import polars as pl
 import pytest
-from exam_samples import SAID, exam_rows, image_rows, sample_bundle
+from exam_samples import SAID, disagreeing_rows, exam_rows, image_rows, sample_bundle
 
 from densityclip.artifacts import PROBABILITIES, file_stem
 from densityclip.deliver.answer import exam_objects, write_exam
@@ -116,6 +116,17 @@ def test_an_exam_that_was_refused_as_a_whole_is_an_answer_too(exam):
     check(answer)
     assert (answer["exam"]["status"], answer["exam"]["reason"]) == ("refused", "no_breast")
     assert answer["agreement"]["share_in_exam_category"] is None
+
+
+def test_an_answer_that_is_held_back_is_not_named_but_shows_its_numbers(exam):
+    answer = exam_objects(disagreeing_rows(exam, sample_bundle()), sample_bundle()).answer
+    check(answer)
+    for part in (answer["exam"], answer["breasts"][0]):
+        assert (part["status"], part["reason"]) == ("abstained", "views_disagree")
+        assert "density" not in part
+        assert sum(part["probabilities"].values()) == pytest.approx(1)
+    assert answer["breasts"][1]["density"] == "C"
+    assert answer["agreement"]["spread"] == 3
 
 
 def test_an_id_from_outside_never_becomes_a_path(exam, tmp_path):

@@ -2,16 +2,17 @@
 
 import io
 import logging
+import warnings
 from pathlib import Path
 
 import pydicom
 import pytest
-from exam_samples import SAID, exam_rows, image_rows, sample_bundle, sources_of
+from exam_samples import SAID, disagreeing_rows, exam_rows, image_rows, sample_bundle, sources_of
 from validators import dciodvfy, dsrdump, pixelmed
 
 from densityclip.deliver.answer import exam_objects
 from densityclip.deliver.identity import derived_uid
-from densityclip.deliver.source_image import object_bytes
+from densityclip.deliver.source_image import object_bytes, read_source
 from densityclip.deliver.structured_report import PROBABILITY_CODES, SCHEME, evidence_uids, structured_report
 from densityclip.density import CATEGORIES
 from densityclip.dicom.density_report import composition_of
@@ -100,6 +101,11 @@ def test_nothing_is_verified_or_final_and_research_use_is_stated(made):
     assert "Generated exam: simulated" in comments(report)
 
 
+def test_what_the_codes_say_stands_there_in_words_too(made):
+    assert "Left breast: category B, scattered areas of fibroglandular density (not dense)." in comments(made)
+    assert "Right breast: category C, heterogeneously dense (dense)." in comments(made)
+
+
 def test_patient_and_study_are_those_of_the_images_and_the_date_is_theirs(made, exam):
     source, report = sources_of(exam)[0].header, written(made)
     for keyword in ("PatientName", "PatientID", "PatientSex", "StudyInstanceUID", "AccessionNumber", "StudyDate"):
@@ -181,6 +187,15 @@ def test_an_exam_without_any_answer_has_no_report(exam):
     assert objects.without == "neither the exam nor a breast has an answer"
 
 
+def test_what_is_held_back_is_not_stated_and_the_reason_is(exam):
+    bundle = sample_bundle()
+    rows = disagreeing_rows(exam, bundle)
+    report = exam_objects(rows, bundle, sources=sources_of(exam), report=True).report
+    found = composition_of(report)
+    assert (found.left, found.right) == (None, "C")
+    assert f"No category is stated for the exam: {Reason.VIEWS_DISAGREE.sentence}" in comments(report)
+
+
 @pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
 def test_images_of_two_patients_or_studies_are_never_one_report(exam, keyword):
     sources, bundle = sources_of(exam), sample_bundle()
@@ -198,16 +213,47 @@ def test_a_header_without_any_date_gets_no_made_up_one(exam):
     assert (objects.report, objects.without) == (None, "no image states a date")
 
 
-def test_a_name_in_another_script_survives_and_never_reaches_a_log(exam, caplog):
-    bundle, sources = sample_bundle(), sources_of(exam)
-    for source in sources:
-        source.header.SpecificCharacterSet = "ISO_IR 192"
-        source.header.PatientName = "山田^太郎"
-        source.header.PatientSex = "X"  # no defined term, which highdicom would not take
+@pytest.mark.parametrize("script", ["ISO_IR 192", ["", "ISO 2022 IR 87"]])
+def test_a_name_in_another_script_survives_and_never_reaches_a_log(exam, tmp_path, caplog, script):
+    name, bundle, sources = "Yamada^Tarou=山田^太郎=やまだ^たろう", sample_bundle(), []
+    for number, path in enumerate(exam["path"]):
+        image = pydicom.dcmread(path)
+        image.SpecificCharacterSet = script
+        image.PatientName = name
+        image.PatientSex = "X"  # no defined term, which highdicom would not take
+        image.save_as(tmp_path / f"{number}.dcm")
+        sources.append(read_source(exam["image_id"][number], tmp_path / f"{number}.dcm"))
     with caplog.at_level(logging.DEBUG):
-        report = written(structured_report(exam_rows(exam, bundle), bundle, sources))
-    assert str(report.PatientName) == "山田^太郎"
-    assert "山田" not in caplog.text
+        objects = exam_objects(exam_rows(exam, bundle), bundle, sources=sources, report=True)
+        data = object_bytes(objects.report)
+    assert str(pydicom.dcmread(io.BytesIO(data)).PatientName) == name
+    assert "Yamada" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("PatientBirthDate", "DA", b"unknown!"),
+        ("PatientID", "LO", b"Secret" * 30),
+        ("PatientName", "PN", b"Secret^\xff\xfe\xfc"),
+        ("SpecificCharacterSet", "CS", b"ISO_IR 999"),
+        ("StudyTime", "TM", b"99:99"),
+        ("SOPInstanceUID", "UI", b"1.02.3"),
+    ],
+)
+def test_odd_values_of_a_header_are_copied_without_a_word_and_stop_nothing(exam, caplog, keyword, vr, value):
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    bundle, sources, tag = sample_bundle(), sources_of(exam), Tag(keyword)
+    for source in sources:
+        source.header[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objects = exam_objects(exam_rows(exam, bundle), bundle, sources=sources, report=True)
+        data = object_bytes(objects.report)
+    assert value in data
+    assert "Secret" not in caplog.text
 
 
 def test_derived_uids_are_valid_and_keep_words_apart():

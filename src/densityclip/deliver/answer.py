@@ -15,6 +15,7 @@ from densityclip.deliver.secondary_capture import rgb_of_png, secondary_capture
 from densityclip.deliver.source_image import SourceImage, check_one_patient, object_bytes
 from densityclip.deliver.structured_report import evidence_uids, predecessor_uids, structured_report
 from densityclip.dicom.header import PARSE_ERRORS, quiet
+from densityclip.inference.guard import hold_back_disagreeing
 from densityclip.model.bundle import Bundle
 from densityclip.reasons import Refused
 
@@ -60,22 +61,23 @@ def exam_objects(
     Returns:
         The objects. Images of several patients or studies, or without any date, get no DICOM object: `without` says so.
     """
+    # Here as well as in `predict`, so that no caller can forget it; twice changes nothing.
+    rows = hold_back_disagreeing(rows)
     answer = exam_answer(rows, bundle)
     if not (report or pictures):
         return ExamObjects(answer)
     if not sources:
         return ExamObjects(answer, without="the exam has no DICOM image that was answered")
-    try:
-        check_one_patient(sources)
-    except Refused as refused:
-        return ExamObjects(answer, without=refused.detail)
-    made = structured_report(rows, bundle, sources, earlier) if report else None
-    return ExamObjects(
-        answer,
-        made,
-        tuple(_captures(rows, bundle, sources, pictures or {})),
-        "neither the exam nor a breast has an answer" if report and made is None else None,
-    )
+    # What pydicom and highdicom warn of quotes values, and so may quote a patient.
+    with quiet():
+        try:
+            check_one_patient(sources)
+        except Refused as refused:
+            return ExamObjects(answer, without=refused.detail)
+        made = structured_report(rows, bundle, sources, earlier) if report else None
+        captures = tuple(_captures(rows, bundle, sources, pictures or {}))
+    without = "neither the exam nor a breast has an answer" if report and made is None else None
+    return ExamObjects(answer, made, captures, without)
 
 
 def _captures(
@@ -134,11 +136,3 @@ def reports_written(exam_id: str, out: Path) -> list[Dataset]:
         except PARSE_ERRORS:
             continue
     return found
-
-
-def write_answers(table: pl.DataFrame, bundle: Bundle, folder: Path) -> int:
-    """Write one JSON per exam; images that state no exam have none. Returns how many were written."""
-    exams = exams_of(table)
-    for rows in exams:
-        write_json(folder / f"{file_stem(rows['exam_id'][0])}.json", exam_answer(rows, bundle))
-    return len(exams)

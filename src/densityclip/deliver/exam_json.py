@@ -65,18 +65,15 @@ def exam_answer(rows: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
 def _one(row: dict[str, Any]) -> dict[str, Any]:
     known = {name: row[name] for name in ("image_id", "laterality", "view", "modality") if row[name] is not None}
     status = {"status": row["status"]} | ({} if row["reason"] is None else _why(row["reason"]))
-    if row["predicted"] is None:
+    if row["prob_a"] is None:
         return known | {"reason": None} | status
-    probabilities = {
-        "probabilities": {c: row[p] for c, p in zip(CATEGORIES, PROBABILITIES, strict=True)},
-        "prob_dense": row["prob_dense"],
-    }
+    probabilities = {"probabilities": {c: row[p] for c, p in zip(CATEGORIES, PROBABILITIES, strict=True)}}
     if row["status"] != Status.OK.value:
         # An answer that is held back is not named; its numbers show why.
         return known | status | probabilities
     category = row["predicted"]
     named = {"density": category, "wording": WORDING[category], "dense": is_dense(category)}
-    return known | status | named | probabilities
+    return known | status | named | probabilities | {"prob_dense": row["prob_dense"]}
 
 
 def _why(code: str) -> dict[str, str]:

@@ -91,8 +91,8 @@ def _add_description(capture: Dataset, source: SourceImage, number: int) -> None
             capture[keyword] = source.header[keyword]
     day, time = source.moment
     if day:
-        capture.ContentDate = capture.SeriesDate = day
-        capture.ContentTime = capture.SeriesTime = time or "000000"
+        # No Series Date: the images of a side may have been made at different times, and a series has one.
+        capture.ContentDate, capture.ContentTime = day, time or "000000"
     purpose = Dataset()
     purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
     purpose.CodeMeaning = "Source Image for Image Processing Operation"

@@ -47,14 +47,6 @@ class SourceImage:
         return str(self.header.SOPInstanceUID)
 
     @property
-    def laterality(self) -> str | None:
-        """Side as the header states it, `L` or `R`, or None."""
-        from densityclip.dicom.header import header_facts
-
-        with quiet():
-            return header_facts(self.header).laterality
-
-    @property
     def moment(self) -> tuple[str, str]:
         """Date `YYYYMMDD` and time `HHMMSS` that the header states of the content, blank where it states none."""
         for what in _MOMENTS:
@@ -113,9 +105,6 @@ def reference_to(source: SourceImage) -> Dataset:
         setattr(named, keyword, str(source.header.get(keyword)))
     for keyword in _REQUIRED:
         setattr(named, keyword, None)
-    for keyword in ("Rows", "Columns", "NumberOfFrames"):
-        if keyword in source.header:
-            named[keyword] = source.header[keyword]
     return named
 
 

@@ -19,7 +19,7 @@ from densityclip.deliver.source_image import (
     write_meta,
 )
 from densityclip.deliver.wording import NOTICE
-from densityclip.density import CATEGORIES, CONCEPT_CODE, VALUE_CODES, WORDING, category_index
+from densityclip.density import CATEGORIES, CONCEPT_CODE, VALUE_CODES, WORDING, category_index, is_dense
 from densityclip.model.bundle import Bundle
 from densityclip.probability.calibrate import Calibration
 from densityclip.reasons import Reason, reason_of
@@ -87,7 +87,7 @@ def structured_report(
     day, time = latest_moment(used)
     report = hd.sr.Comprehensive3DSR(
         evidence=[reference_to(source) for source in used],
-        content=_content(groups, _comments(rows, bundle, used), bundle, identity)[0],
+        content=_content(groups, _comments(groups, rows, bundle, used), bundle, identity)[0],
         series_instance_uid=_series_uid(used, bundle),
         series_number=_SERIES_NUMBER,
         sop_instance_uid=derived_uid("report", identity, *named),
@@ -156,12 +156,13 @@ def _refusals(rows: pl.DataFrame) -> list[str]:
     return [reason for reason in refused["reason"].drop_nulls() if reason != Reason.DUPLICATE.value]
 
 
-def _comments(rows: pl.DataFrame, bundle: Bundle, used: Sequence[SourceImage]) -> list[str]:
-    """Sentences that a reader of the document needs: what it is not, what the numbers mean, what was left out."""
+def _comments(groups: Sequence[_Group], rows: pl.DataFrame, bundle: Bundle, used: Sequence[SourceImage]) -> list[str]:
+    """Sentences for people whose viewer shows no codes: what it is not, the answers, what was left out."""
     calibration = Calibration.from_dict(bundle.calibration)
     comments = [NOTICE, bundle.generated_note]
     if any(source.generated for source in used):
         comments.append(GENERATED_NOTICE)
+    comments += [_in_words(group) for group in groups]
     comments.append(
         f"Probabilities are calibrated on {calibration.patients} patients of the model's calibration part."
         if calibration.calibrated
@@ -175,6 +176,12 @@ def _comments(rows: pl.DataFrame, bundle: Bundle, used: Sequence[SourceImage]) -
             key = row["laterality"] if row["level"] == "breast" else "exam"
             comments.append(f"No category is stated for the {_TITLES[key]}: {reason_of(row['reason']).sentence}")
     return [comment for comment in comments if comment]
+
+
+def _in_words(group: _Group) -> str:
+    category = str(group.row["predicted"])
+    dense = "dense" if is_dense(category) else "not dense"
+    return f"{_TITLES[group.key].capitalize()}: category {category}, {WORDING[category]} ({dense})."
 
 
 def _content(groups: Sequence[_Group], comments: Sequence[str], bundle: Bundle, identity: str) -> "MeasurementReport":

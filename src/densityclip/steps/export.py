@@ -56,7 +56,7 @@ def to_onnx(bundle: "Bundle", out: Path) -> dict[str, Any]:
     Raises:
         UserError: See `model.onnx_export.export_onnx`; or `out` is not empty.
     """
-    from densityclip.deliver.answer import NOTICE
+    from densityclip.deliver.wording import NOTICE
     from densityclip.model.bundle import RECIPE
     from densityclip.model.onnx_export import DESCRIPTION, export_onnx
 

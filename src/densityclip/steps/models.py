@@ -1,6 +1,6 @@
 """Caches to a model, and a model's answers: train, predict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from densityclip.probability.joining import JOININGS, Joining, Member, joinings_
 from densityclip.records import Status
 from densityclip.steps.archive import read_splits
 from densityclip.steps.maps import explain
+from densityclip.steps.objects import write_objects
 from densityclip.steps.progress import Report
 from densityclip.steps.sources import found_images, is_cache
 
@@ -78,12 +79,15 @@ def predict(
     *,
     splits: Path | None = None,
     overlay: bool = False,
+    report: bool = False,
     workers: int = 1,
     progress: Report = None,
+    announce: Callable[[str], None] | None = None,
 ) -> pl.DataFrame:
-    """Predict DICOM and image files, a folder of them, or a cache.
+    """Predict DICOM and image files, a folder or a zip archive of them, or a cache.
 
-    Writes `predictions.parquet`, `predictions.csv`, a JSON per exam, and overlays on request.
+    Writes `predictions.parquet`, `predictions.csv`, a JSON per exam; on request structured reports, and overlays as
+    pictures and as secondary captures.
 
     Args:
         source: What to predict.
@@ -91,8 +95,10 @@ def predict(
         out: Where to write.
         splits: Split file that says which part each patient belongs to; without it, no row has a part.
         overlay: Whether to draw where the model looked.
+        report: Whether to write structured reports.
         workers: Processes that read headers.
         progress: Told (done, total) images.
+        announce: Told in a sentence what was written besides predictions, and what could not be.
 
     Returns:
         Schema `predictions`.
@@ -100,7 +106,35 @@ def predict(
     Raises:
         UserError: There is nothing to read, or the cache has another recipe.
     """
-    from densityclip.deliver.answer import write_answers
+    from densityclip.inference.zip_source import unpacked
+
+    with unpacked(source) as folder:
+        return _predict(
+            folder,
+            bundle,
+            out,
+            splits=splits,
+            overlay=overlay,
+            report=report,
+            workers=workers,
+            progress=progress,
+            announce=announce,
+        )
+
+
+def _predict(
+    source: Path,
+    bundle: "Bundle",
+    out: Path,
+    *,
+    splits: Path | None,
+    overlay: bool,
+    report: bool,
+    workers: int,
+    progress: Report,
+    announce: Callable[[str], None] | None,
+) -> pl.DataFrame:
+    from densityclip.inference.guard import hold_back_disagreeing
     from densityclip.inference.predictor import Predictor, all_levels, image_table
 
     if is_cache(source) and splits is None:
@@ -116,7 +150,7 @@ def predict(
     if splits is not None:
         images = with_parts(images, read_splits(splits), fold=bundle.provenance["training"]["config"]["fold"])
     joining = predictor.calibration.joining
-    table = all_levels(images, joining)
+    table = hold_back_disagreeing(all_levels(images, joining))
     write_predictions(
         table,
         out,
@@ -124,7 +158,10 @@ def predict(
         inputs={"index": hash_table(found)},
         joinings=dict.fromkeys(members_of(table), joining),
     )
-    write_answers(table, bundle, out / "exams")
+    written = write_objects(table, found, predictor, out, report=report, overlay=overlay)
+    if announce is not None:
+        for sentence in written.sentences():
+            announce(sentence)
     answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
     usable = found.filter(pl.col("image_id").is_in(answered.implode()))
     if overlay and len(usable):
