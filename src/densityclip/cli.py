@@ -371,6 +371,7 @@ def listen(
     allow_address: Annotated[
         list[str] | None, typer.Option("--allow-address", help="Address or network that may send; may be repeated.")
     ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Send pictures of where the model looked too.")] = False,
     quiet_time: Annotated[float, typer.Option(help="Seconds without an image until an exam is complete.")] = 30.0,
     workers: Workers = 1,
     associations: Annotated[int, typer.Option(min=1, help="Associations at once.")] = 8,
@@ -411,7 +412,7 @@ def listen(
         keep_failed_hours=keep_failed_hours,
         workers=workers,
     )
-    listen_with_bundle(settings, model, say=terminal.say)
+    listen_with_bundle(settings, model, say=terminal.say, overlay=overlay)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import pytest
 from listen_samples import as_bytes, mammogram
 from listen_scene import RecordingPeer, free_port, wait_until
 
+from densityclip.deliver.conformance import SENT_CLASSES
 from densityclip.deliver.jobs import Worker
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.listen_answer import open_answer
@@ -90,6 +91,13 @@ def test_an_exam_without_a_usable_image_is_refused_with_the_reason_of_its_images
     with pytest.raises(Refused) as refused:
         open_answer(bundle)(sorted(folder.iterdir()), tmp_path / "out", ())
     assert "images of the exam" in refused.value.detail
+
+
+def test_the_classes_of_all_objects_are_those_of_the_conformance_statement(bundle, images, tmp_path):
+    objects = open_answer(bundle, overlay=True)(laid_out(images, tmp_path / "all"), tmp_path / "out", ())
+    assert {str(pydicom.dcmread(path).SOPClassUID) for path in objects} == set(SENT_CLASSES)
+    assert {str(pydicom.dcmread(path).file_meta.TransferSyntaxUID) for path in objects} == {"1.2.840.10008.1.2.1"}
+    assert len(objects) == 1 + len(images)
 
 
 def test_a_real_model_opens_and_answers_within_the_memory_limit(bundle, images, tmp_path):

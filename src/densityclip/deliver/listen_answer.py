@@ -10,6 +10,7 @@ import polars as pl
 from densityclip.artifacts import conform
 from densityclip.deliver.answer import exam_objects, exams_of, write_exam
 from densityclip.deliver.jobs import Answer
+from densityclip.deliver.pictures import exam_pictures
 from densityclip.deliver.source_image import read_source
 from densityclip.dicom.density_report import REPORT_CLASSES
 from densityclip.reasons import Reason, Refused
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
     from densityclip.inference.predictor import Predictor
 
 
-def open_answer(bundle: Path) -> Answer:
+def open_answer(bundle: Path, *, overlay: bool = False) -> Answer:
     """Open a bundle; returns what answers exams with it.
+
+    Args:
+        bundle: Its folder.
+        overlay: Whether to add secondary captures that show where the model looked.
 
     Raises:
         UserError: It is no bundle.
@@ -30,17 +35,20 @@ def open_answer(bundle: Path) -> Answer:
     from densityclip.inference.predictor import Predictor
     from densityclip.model.bundle import load_bundle
 
-    return partial(answer_exam, Predictor(load_bundle(bundle)))
+    return partial(answer_exam, Predictor(load_bundle(bundle)), overlay=overlay)
 
 
-def answer_exam(predictor: "Predictor", files: Sequence[Path], out: Path, earlier: Sequence[Path] = ()) -> list[Path]:
-    """Answer one exam with its structured report.
+def answer_exam(
+    predictor: "Predictor", files: Sequence[Path], out: Path, earlier: Sequence[Path] = (), *, overlay: bool = False
+) -> list[Path]:
+    """Answer one exam with its structured report, and secondary captures on request.
 
     Args:
         predictor: The model.
         files: The DICOM files of one study, all in one folder.
         out: Where to write.
         earlier: Objects of earlier answers to the same exam, oldest first.
+        overlay: Whether to add secondary captures.
 
     Returns:
         The DICOM objects.
@@ -55,7 +63,8 @@ def answer_exam(predictor: "Predictor", files: Sequence[Path], out: Path, earlie
         used = rows.filter((pl.col("level") == "image") & (pl.col("status") == Status.OK.value))["image_id"]
         images = found.filter(pl.col("image_id").is_in(used.implode()))
         sources = [read_source(name, Path(path)) for name, path in images.select("image_id", "path").iter_rows()]
-        objects = exam_objects(rows, predictor.bundle, sources=sources, report=True, earlier=reports)
+        pictures = exam_pictures(predictor, predictor.predict_files(images)) if overlay and sources else {}
+        objects = exam_objects(rows, predictor.bundle, sources=sources, report=True, pictures=pictures, earlier=reports)
         paths += [path for path in write_exam(objects, out) if path.suffix == ".dcm"]
     if not paths:
         raise _why_nothing(table)

@@ -59,13 +59,16 @@ class ListenSettings:
             raise UserError("a peer is named twice", "give each --peer once")
 
 
-def listen_with_bundle(settings: ListenSettings, bundle: Path, *, say: Callable[[str], None]) -> None:
+def listen_with_bundle(
+    settings: ListenSettings, bundle: Path, *, say: Callable[[str], None], overlay: bool = False
+) -> None:
     """Listen, with a bundle as the model, until this process is told to end (SIGTERM or Ctrl-C).
 
     Args:
         settings: What to do.
         bundle: Folder of the bundle.
         say: Told when the port is open, and at the end.
+        overlay: Whether to send secondary captures too.
 
     Raises:
         UserError: As of `listen`; or a library is not installed.
