@@ -223,7 +223,7 @@ def test_the_log_has_neither_name_nor_uid(opened, caplog):
 
 def test_noise_on_the_port_leaves_it_open(opened):
     here, dice = opened(), random.Random(7)
-    for number in range(40):
+    for number in range(20):
         kind = dice.choice([0x01, 0x02, 0x04, 0x05, 0x07, 0x63])
         body = dice.randbytes(dice.choice([0, 4, 68, 500]))
         with socket.create_connection(("127.0.0.1", here.port), timeout=5) as connection:

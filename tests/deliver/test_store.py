@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pydicom
@@ -336,6 +338,45 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(store, monkeypatch):
     with pytest.raises(DiskFullError):
         put(store, mammogram("1.2.3"))
     assert not [path for path in store.folder.rglob("*") if path.suffix in (".dcm", ".part")]
+
+
+FILL = """
+import sys
+from pathlib import Path
+from densityclip.deliver.limits import Limits
+from densityclip.deliver.store import DiskFullError, Store
+from listen_samples import as_bytes, mammogram
+store = Store(Path(sys.argv[1]) / "store", limits=Limits(reserve_bytes=0))
+accepted = 0
+try:
+    for number in range(200):
+        image = mammogram("1.2.3", number=number)
+        store.accept([as_bytes(image)], sop_instance_uid=image.SOPInstanceUID, sender="S")
+        accepted += 1
+except DiskFullError:
+    store.close()
+    again = Store(Path(sys.argv[1]) / "store")
+    assert len(again.next_job(-1).files) >= accepted
+    print("full after", accepted)
+"""
+
+
+def test_on_a_disk_that_really_is_full_everything_accepted_is_still_there(tmp_path):
+    # Of the store's own: a small file system in memory, in a namespace of its own.
+    (tmp_path / "small").mkdir()
+    (tmp_path / "fill.py").write_text(FILL)
+    script = 'mount -t tmpfs -o size=700k tmpfs "$1" && exec "$2" "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", tmp_path / "small", sys.executable, tmp_path / "fill.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip("this machine allows no file system in a namespace")
+    assert done.returncode == 0, done.stderr
+    assert 5 < int(done.stdout.removeprefix("full after ")) < 200
 
 
 def test_an_exam_has_no_more_instances_than_its_limit(tmp_path):
