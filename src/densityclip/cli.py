@@ -371,6 +371,69 @@ def explain(
 
 
 @app.command()
+def listen(
+    model: Annotated[Path, typer.Option(help="Bundle.")],
+    store: Annotated[Path, typer.Option(help="Folder on this machine's disk for all that must not be lost.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port.")] = 11112,
+    address: Annotated[str, typer.Option(help="Local address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    ae_title: Annotated[str, typer.Option("--ae-title", help="Our AE title.")] = "DENSITYCLIP",
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who gets answers: dicom://AE@host:port, dicoms://, https://host/dicom-web; may be repeated."
+        ),
+    ] = None,
+    allow_ae: Annotated[
+        list[str] | None, typer.Option("--allow-ae", help="AE title that may send; may be repeated.")
+    ] = None,
+    allow_address: Annotated[
+        list[str] | None, typer.Option("--allow-address", help="Address or network that may send; may be repeated.")
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Send pictures of where the model looked too.")] = False,
+    quiet_time: Annotated[float, typer.Option(help="Seconds without an image until an exam is complete.")] = 30.0,
+    workers: Workers = 1,
+    associations: Annotated[int, typer.Option(min=1, help="Associations at once.")] = 8,
+    max_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one image.")] = 1024,
+    job_seconds: Annotated[float, typer.Option(min=1, help="Time limit of an exam.")] = 600.0,
+    job_gb: Annotated[float, typer.Option(min=0.5, help="Memory limit of a worker, gigabytes.")] = 12.0,
+    keep_hours: Annotated[float, typer.Option(min=0, help="Until images and answers go, after delivery.")] = 24.0,
+    keep_failed_hours: Annotated[float, typer.Option(min=0, help="The same for exams without an answer.")] = 168.0,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate, PEM: TLS only.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="Who vouches for clients, PEM.")] = None,
+) -> None:
+    """Listen for exams as a DICOM Storage SCP, and send structured reports on.
+
+    Example: densityclip listen --model model/bundle --store /var/lib/densityclip --peer dicom://PACS@10.0.0.5:104
+    """
+    from densityclip import terminal
+    from densityclip.deliver.limits import Limits
+    from densityclip.deliver.listen_service import ListenSettings, listen_with_bundle
+    from densityclip.deliver.listener import Port, tls_of
+    from densityclip.deliver.peers import parse_peer
+
+    _open_model(model)
+    limits = Limits(
+        associations=associations,
+        instance_bytes=max_mb << 20,
+        job_seconds=job_seconds,
+        job_bytes=int(job_gb * (1 << 30)),
+    )
+    tls = tls_of(tls_cert, tls_key, tls_client_ca)
+    titles, networks = tuple(allow_ae or ()), tuple(allow_address or ())
+    settings = ListenSettings(
+        store,
+        Port(ae_title, address, port, titles, networks, tls, limits),
+        tuple(parse_peer(text, calling=ae_title) for text in peer or ()),
+        quiet_seconds=quiet_time,
+        keep_hours=keep_hours,
+        keep_failed_hours=keep_failed_hours,
+        workers=workers,
+    )
+    listen_with_bundle(settings, model, say=terminal.say, overlay=overlay)
+
+
+@app.command()
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle.")],
     to: Annotated[str, typer.Option(help="onnx, or hub: a folder to publish, with a model card.")],

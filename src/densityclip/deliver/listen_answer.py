@@ -1,0 +1,101 @@
+"""What a worker of the listener does with an exam: predict its files and write its structured report."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from densityclip.artifacts import conform
+from densityclip.deliver.answer import exam_objects, exams_of, write_exam
+from densityclip.deliver.jobs import Answer
+from densityclip.deliver.pictures import exam_pictures
+from densityclip.deliver.source_image import read_source
+from densityclip.dicom.density_report import REPORT_CLASSES
+from densityclip.reasons import Reason, Refused
+from densityclip.records import Status
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from densityclip.inference.predictor import Predictor
+
+
+def open_answer(bundle: Path, *, overlay: bool = False) -> Answer:
+    """Open a bundle; returns what answers exams with it.
+
+    Args:
+        bundle: Its folder.
+        overlay: Whether to add secondary captures that show where the model looked.
+
+    Raises:
+        UserError: It is no bundle.
+    """
+    from densityclip.inference.predictor import Predictor
+    from densityclip.model.bundle import load_bundle
+
+    return partial(answer_exam, Predictor(load_bundle(bundle)), overlay=overlay)
+
+
+def answer_exam(
+    predictor: "Predictor", files: Sequence[Path], out: Path, earlier: Sequence[Path] = (), *, overlay: bool = False
+) -> list[Path]:
+    """Answer one exam with its structured report, and secondary captures on request.
+
+    Args:
+        predictor: The model.
+        files: The DICOM files of one study, all in one folder.
+        out: Where to write.
+        earlier: Objects of earlier answers to the same exam, oldest first.
+        overlay: Whether to add secondary captures.
+
+    Returns:
+        The DICOM objects.
+
+    Raises:
+        Refused: No answer can be had from these files: the reason that most of them have.
+    """
+    table, found = _predicted(predictor, files)
+    paths: list[Path] = []
+    reports = _reports(earlier)
+    for rows in exams_of(table):
+        used = rows.filter((pl.col("level") == "image") & (pl.col("status") == Status.OK.value))["image_id"]
+        images = found.filter(pl.col("image_id").is_in(used.implode()))
+        sources = [read_source(name, Path(path)) for name, path in images.select("image_id", "path").iter_rows()]
+        pictures = exam_pictures(predictor, predictor.predict_files(images)) if overlay and sources else {}
+        objects = exam_objects(rows, predictor.bundle, sources=sources, report=True, pictures=pictures, earlier=reports)
+        paths += [path for path in write_exam(objects, out) if path.suffix == ".dcm"]
+    if not paths:
+        raise _why_nothing(table)
+    return paths
+
+
+def _predicted(predictor: "Predictor", files: Sequence[Path]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    from densityclip.inference.predictor import all_levels, image_table, refused_row
+    from densityclip.inference.sources import gather
+
+    found, excluded = gather(files[0].parent, for_processing=predictor.bundle.recipe.for_processing)
+    # An image that came after the exam was taken belongs to the next answer.
+    mine = pl.col("path").is_in([str(path.resolve()) for path in files])
+    found, excluded = found.filter(mine), excluded.filter(mine)
+    images = image_table(predictor.predict_files(found), predictor.calibration)
+    refused = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
+    if refused:
+        images = pl.concat([images, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
+    return all_levels(images, predictor.calibration.joining), found
+
+
+def _reports(paths: Sequence[Path]) -> list["Dataset"]:
+    from pydicom import dcmread
+
+    read = [dcmread(path) for path in paths]
+    return [dataset for dataset in read if dataset.SOPClassUID in REPORT_CLASSES]
+
+
+def _why_nothing(table: pl.DataFrame) -> Refused:
+    reasons = table.filter(pl.col("level") == "image")["reason"].drop_nulls()
+    if not len(reasons):
+        return Refused(Reason.UNREADABLE, "no image of the exam could be answered")
+    code = reasons.mode().sort()[0]
+    return Refused(Reason[code.upper()], f"{len(reasons)} images of the exam, most of them for this reason")

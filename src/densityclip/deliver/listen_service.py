@@ -1,0 +1,175 @@
+"""The listener as a whole: the port, the workers, the deliveries, and what is thrown away in time."""
+
+import importlib.util
+import logging
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+
+from densityclip.deliver.jobs import Jobs, MakeAnswer
+from densityclip.deliver.limits import Pauses
+from densityclip.deliver.listener import Listener, Port, audit
+from densityclip.deliver.peers import Deliveries, Peer
+from densityclip.deliver.store import Store
+from densityclip.errors import UserError
+
+AUDIT_LOG = "audit.log"
+
+_HOUR = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ListenSettings:
+    """What a listener is told.
+
+    Attributes:
+        store: Folder for all that must not be lost.
+        port: Where and for whom to listen; its limits hold for everything.
+        peers: Who gets the answers.
+        quiet_seconds: An exam is complete when no image came for so long.
+        keep_hours: After delivery, until images and answers are removed.
+        keep_failed_hours: The same for exams that could not be answered.
+        workers: Processes that answer.
+        job_pauses: Between attempts at an exam whose worker fails.
+        peer_pauses: Between attempts at a peer that is down.
+    """
+
+    store: Path
+    port: Port = field(default_factory=Port)
+    peers: tuple[Peer, ...] = ()
+    quiet_seconds: float = 30.0
+    keep_hours: float = 24.0
+    keep_failed_hours: float = 168.0
+    workers: int = 1
+    job_pauses: Pauses = field(default_factory=lambda: Pauses(first=10, factor=4, longest=600))
+    peer_pauses: Pauses = field(default_factory=lambda: Pauses(first=2, factor=2, longest=60))
+
+    def __post_init__(self) -> None:
+        if self.quiet_seconds <= 0 or self.keep_hours < 0 or self.keep_failed_hours < 0:
+            raise UserError("a time is negative", "give a positive number")
+        names = [peer.name for peer in self.peers]
+        if len(set(names)) < len(names):
+            raise UserError("a peer is named twice", "give each --peer once")
+
+
+def listen_with_bundle(
+    settings: ListenSettings, bundle: Path, *, say: Callable[[str], None], overlay: bool = False
+) -> None:
+    """Listen, with a bundle as the model, until this process is told to end (SIGTERM or Ctrl-C).
+
+    Args:
+        settings: What to do.
+        bundle: Folder of the bundle.
+        say: Told when the port is open, and at the end.
+        overlay: Whether to send secondary captures too.
+
+    Raises:
+        UserError: As of `listen`; or a library is not installed.
+    """
+    if importlib.util.find_spec("pynetdicom") is None:
+        raise UserError("listening needs pynetdicom", "install it: pip install 'densityclip[serve]'")
+    from densityclip.deliver.listen_answer import open_answer
+
+    stop = threading.Event()
+    before = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in (signal.SIGTERM, signal.SIGINT)}
+    where = f"{settings.port.ae_title} on {settings.port.address}"
+    try:
+        listen(
+            settings, partial(open_answer, bundle), stop, opened=lambda port: say(f"Listening: {where} port {port}.")
+        )
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    say("Stopped. What was accepted and not yet delivered is kept; the same command goes on with it.")
+
+
+def listen(
+    settings: ListenSettings,
+    make: MakeAnswer,
+    stop: threading.Event,
+    *,
+    opened: Callable[[int], None] = lambda port: None,
+) -> None:
+    """Listen until told to stop. A kill at any moment loses nothing: the next start goes on where this one was.
+
+    Args:
+        settings: What to do.
+        make: Opens the model in a worker process.
+        stop: Set to end.
+        opened: Called with the TCP port when it is open.
+
+    Raises:
+        UserError: The store, the model or the port cannot be opened.
+    """
+    store = Store(settings.store, limits=settings.port.limits)
+    handler = _open_audit(settings.store / AUDIT_LOG)
+    deliveries = Deliveries(store, settings.peers, peer_pauses=settings.peer_pauses)
+    jobs = Jobs(
+        store,
+        make,
+        peers=[peer.name for peer in settings.peers],
+        quiet_seconds=settings.quiet_seconds,
+        workers=settings.workers,
+        pauses=settings.job_pauses,
+        answered=deliveries.wake,
+    )
+    try:
+        _tell_of_forgotten_peers(store, settings)
+        deliveries.start()
+        # Nobody is told "success" by a service that cannot answer.
+        jobs.open_model()
+        listener = Listener(store, settings.port)
+        try:
+            # Opening a model takes longer than a quiet time; only now can the rest of an exam come.
+            store.begin_quiet_times()
+            jobs.start()
+            audit("started", port=listener.port, title=settings.port.ae_title)
+            opened(listener.port)
+            _tidy_until(stop, store, settings)
+        finally:
+            listener.stop()
+    finally:
+        jobs.stop()
+        deliveries.stop()
+        audit("stopped")
+        store.close()
+        logging.getLogger("densityclip.audit").removeHandler(handler)
+        handler.close()
+
+
+def _tidy_until(stop: threading.Event, store: Store, settings: ListenSettings) -> None:
+    while not stop.is_set():
+        try:
+            removed = store.remove_old(
+                delivered_seconds=settings.keep_hours * _HOUR, failed_seconds=settings.keep_failed_hours * _HOUR
+            )
+            if removed:
+                audit("removed", exams=removed)
+        except (OSError, sqlite3.Error) as error:
+            _log.error("old exams could not be removed (%s)", type(error).__name__)
+        stop.wait(60)
+
+
+def _tell_of_forgotten_peers(store: Store, settings: ListenSettings) -> None:
+    known = {peer.name for peer in settings.peers}
+    for name, objects in store.waiting_for().items():
+        if name not in known:
+            _log.warning("%d objects wait for %s, which is no --peer of this run; they are kept", objects, name)
+
+
+def _open_audit(path: Path) -> logging.Handler:
+    # Watched: logrotate may take the file away.
+    handler = WatchedFileHandler(path, encoding="utf-8")
+    path.chmod(0o600)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"))
+    logger = logging.getLogger("densityclip.audit")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    return handler
