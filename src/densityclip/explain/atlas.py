@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _FACTS = ("image_id", "patient_id", "modality", "density", "laterality", "view")
 # Images whose maps are looked at again with each block of the tower randomised.
 _SAMPLE = 24
-_PER_CELL = 4
 _FIGURE_TYPES = {
     "image_id": pl.String(),
     "patient_id": pl.String(),
@@ -168,7 +167,7 @@ def write_atlas(
             _write(folder / name, overlay_png(stored, key, top, note=note))
         if progress is not None:
             progress(done)
-    shown = [read_maps(folder, row) for row in for_sheet(rows, _PER_CELL)]
+    shown = [read_maps(folder, row) for row in for_sheet(rows)]
     for key, top in scale.items() if shown else ():
         words = f"{map_title(key)}{f': {title}' if title else ''}"
         _write(folder / picture_name("sheet", key, first), draw_sheet(shown, key, top, words))

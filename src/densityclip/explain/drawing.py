@@ -14,6 +14,7 @@ from densityclip.explain.targets import DENSITY_SCORE, EXPECTED_DENSITY
 from densityclip.imaging.prepare import display_image
 from densityclip.records import MODALITIES
 
+_PER_CELL, _UNLABELLED = 4, 16
 RESEARCH_USE = "Research use only."
 _TARGET_WORDS = {DENSITY_SCORE: "the density score", EXPECTED_DENSITY: "the expected density"}
 
@@ -68,14 +69,15 @@ def draw_sheet(maps: Sequence[StoredMap], key: Key, scale_max: float, title: str
     return contact_sheet(panels, columns=columns, title=title, scale_max=scale_max, unit=METHOD_UNITS[key[0]])
 
 
-def for_sheet(rows: Sequence[dict[str, Any]], per_cell: int) -> list[dict[str, Any]]:
+def for_sheet(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The first images of each category and modality: a sheet of thousands could not be looked at."""
     counts: dict[tuple[Any, Any], int] = {}
     chosen = []
     for row in rows:
-        cell = (row["density"] if row["density"] in CATEGORIES else None, row["modality"])
+        category = row["density"] if row["density"] in CATEGORIES else None
+        cell = (category, row["modality"])
         counts[cell] = counts.get(cell, 0) + 1
-        if counts[cell] <= per_cell:
+        if counts[cell] <= (_UNLABELLED if category is None else _PER_CELL):
             chosen.append(row)
     return chosen
 

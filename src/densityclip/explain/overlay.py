@@ -302,9 +302,11 @@ class _Layout:
 
     @classmethod
     def of(cls, panels: Sequence[Panel], columns: Sequence[str]) -> "_Layout":
-        rows: tuple[str | None, ...] = CATEGORIES
-        if any(panel.category is None for panel in panels):
-            rows = (*CATEGORIES, None)
+        labelled = {panel.category is not None for panel in panels}
+        # A category without an image is told, unless nothing has a label.
+        rows: tuple[str | None, ...] = CATEGORIES if True in labelled or not panels else ()
+        if False in labelled:
+            rows = (*rows, None)
         per_line = max(1, 4 // len(columns))
         counts = Counter((panel.category, panel.modality) for panel in panels)
         lefts, x = [], _MARGIN + _ROW_LABEL
