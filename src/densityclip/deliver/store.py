@@ -146,7 +146,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 f"the store {folder} cannot be used ({error})",
-                "give a folder with free space on a disk of this machine",
+                "give a folder on a disk of this machine with free space left",
             ) from error
 
     def close(self) -> None:
