@@ -345,8 +345,11 @@ import sys
 from pathlib import Path
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.store import DiskFullError, Store
+from densityclip.errors import UserError
 from listen_samples import as_bytes, mammogram
-store = Store(Path(sys.argv[1]) / "store", limits=Limits(reserve_bytes=0))
+folder, ballast = Path(sys.argv[1]) / "store", Path(sys.argv[1]) / "ballast"
+ballast.write_bytes(bytes(100_000))
+store = Store(folder, limits=Limits(reserve_bytes=0))
 accepted = 0
 try:
     for number in range(200):
@@ -355,7 +358,12 @@ try:
         accepted += 1
 except DiskFullError:
     store.close()
-    again = Store(Path(sys.argv[1]) / "store")
+    try:
+        Store(folder).close()
+    except UserError:
+        pass
+    ballast.unlink()
+    again = Store(folder)
     assert len(again.next_job(-1).files) >= accepted
     print("full after", accepted)
 """
