@@ -17,6 +17,7 @@ from densityclip.explain.stored import read_maps
 from densityclip.imaging.prepare import prepare_file
 from densityclip.inference.predictor import Predictor
 from densityclip.model.bundle import load_bundle
+from densityclip.study.maps import choose
 
 KEYS = ("gradcam", "attention")
 
@@ -168,3 +169,8 @@ def test_patients_are_taken_from_each_category_in_turn_and_never_from_training()
     assert steps.choose_patients(index.reverse(), rows, 5).equals(chosen)
     assert steps.choose_patients(index, rows, 0).is_empty()
     assert steps.choose_patients(index, rows, 99)["patient_id"].n_unique() == 11
+    both = choose(index, rows, per_cell=1, patients=5)
+    assert both.drawn <= set(both.mapped["image_id"])
+    assert both.mapped["image_id"].is_unique().all()
+    assert set(chosen["image_id"]) <= set(both.mapped["image_id"])
+    assert len(both.drawn) == 4

@@ -143,7 +143,7 @@ def choose_images(index_table: pl.DataFrame, predictions: pl.DataFrame, per_cell
         .group_by("modality", "density", maintain_order=True)
         .head(per_cell)
         .sort("modality", "density", "_order")
-        .drop("_order")
+        .select(index_table.columns)
     )
 
 
@@ -166,7 +166,8 @@ def choose_patients(index_table: pl.DataFrame, predictions: pl.DataFrame, patien
         .sort("_turn", "density")
         .head(patients)
     )
-    return rows.join(chosen.select("patient_id"), on="patient_id", how="semi").sort("patient_id", "image_id")
+    whole = rows.join(chosen.select("patient_id"), on="patient_id", how="semi")
+    return whole.sort("patient_id", "image_id").select(index_table.columns)
 
 
 def _scored(index_table: pl.DataFrame, predictions: pl.DataFrame) -> pl.DataFrame:

@@ -104,7 +104,9 @@ def _sentence(study: Study, member: Member, folder: Path) -> str:
     differs = {name: value for name, value in config.model_dump().items() if value != others[name]}
     # Arms of other images say how many; of the rest, what differs can be read at once.
     if differs and "modalities" not in differs and len(differs) <= _FEW:
-        return f"as {first.arm}, but " + ", ".join(f"{name.replace('_', ' ')} {differs[name]}" for name in differs)
+        return f"as {first.arm}, but " + ", ".join(
+            f"{name.replace('_', ' ')} {_told(differs[name])}" for name in differs
+        )
     data = read_about(member, folder)["data"]
     seeds = sorted({one.seed for one in study.members_of(member.arm)})
     each = "" if study.folds == 1 else " (in the first fold)"
@@ -115,6 +117,12 @@ def _sentence(study: Study, member: Member, folder: Path) -> str:
         f"{config.class_weights} class weights, {config.modality_weights} modality weights, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     )
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_told(one)}" for key, one in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _baseline_words(study: Study, member: Member) -> str:
