@@ -308,7 +308,8 @@ class Study(Strict):
     def scaled(self, share: float) -> "Study":
         """The same study with another number of generated exams and of steps; 1 leaves it as it is.
 
-        A smaller one has smaller batches too, or they would not fit its data, and at most two folds and one seed.
+        A smaller one has smaller batches too, or they would not fit its data, fewer patients whose maps are measured,
+        and at most two folds and one seed.
         """
         if share == 1:
             return self
@@ -331,6 +332,7 @@ class Study(Strict):
             content["folds"], content["seeds"] = min(2, self.folds), self.seeds[:1]
             # A few exams may have none of the rarest category; a miniature is there to run, not to be believed.
             training["allow_missing_categories"] = True
+            content["explain"]["patients"] = min(self.explain.patients, max(1, round(share * self.explain.patients)))
         training["batch_size"] = max(8, round(min(1.0, share) * batch))
         training["validate_every"] = max(1, round(min(1.0, share) * every))
         training["steps"] = training["validate_every"] * max(1, round(share * steps / training["validate_every"]))
