@@ -270,7 +270,8 @@ def contact_sheet(
     layout = _Layout.of(panels, columns)
     sheet = Image.new("RGB", layout.size, BACKGROUND)
     pen = ImageDraw.Draw(sheet)
-    write_lines(pen, (_MARGIN, _MARGIN), [title], size=24, width=layout.size[0] - 2 * _MARGIN, bold=True)
+    # Two lines of this size end above the heads of the columns.
+    write_lines(pen, (_MARGIN, _MARGIN - 4), [title], size=20, width=layout.size[0] - 2 * _MARGIN, bold=True)
     for column, left in zip(columns, layout.lefts, strict=True):
         pen.text((left, layout.top - 32), column, fill=TEXT, font=font(20, bold=True))
     for category, top in zip(layout.rows, layout.tops, strict=True):
