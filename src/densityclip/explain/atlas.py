@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from densityclip.artifacts import SCHEMA_VERSION, atomic_path, file_stem, hash_json, write_json, write_manifest
 from densityclip.explain.consistency import Mapped, across_members, aligned, pairs, summary
 from densityclip.explain.drawing import draw_sheet, for_sheet, map_title, overlay_png, picture_name
+from densityclip.explain.faithfulness import INSIDE
 from densityclip.explain.figures import SHUFFLED
+from densityclip.explain.followers import patch_means
 from densityclip.explain.maps import ImageMap, Key
 from densityclip.explain.measure import image_figures, randomised_figures, sameness
 from densityclip.explain.paint import shared_scale
@@ -45,7 +47,7 @@ class Gathered:
 
     Attributes:
         rows: Each image's row of the index.
-        heats: (method, target) to the token maps.
+        heats: (method, target) to the token maps, in the order of `rows`.
         figures: One entry an image, map and figure.
         aligned: Method to the maps of the density score in the frame that all breasts share.
         members: Method to those of models of other folds, a list a model.
@@ -72,13 +74,13 @@ class Gathered:
 
     def add_shuffled(self, items: Iterable[ImageMap], progress: Callable[[int], None] | None = None) -> None:
         """Measure what is left of each map in the model that was trained on shuffled labels."""
-        own = {(method, one.image_id): one.aligned for method, maps in self.aligned.items() for one in maps}
+        places = {row["image_id"]: place for place, row in enumerate(self.rows)}
         for done, item in enumerate(items, start=1):
+            place = places[item.row["image_id"]]
             for method, tokens in _of_density_score(item):
-                before, after = own.get((method, str(item.row["image_id"]))), _mapped(item, tokens).aligned
-                if before is not None:
-                    value = sameness(before.heat, after.heat, before.inside)
-                    self.figures += [_figure(item.row, method, SHUFFLED, value)] if np.isfinite(value) else []
+                inside = patch_means(item.shown.mask, (tokens.shape[0], tokens.shape[1])) >= INSIDE
+                value = sameness(self.heats[method, DENSITY_SCORE][place], tokens, inside)
+                self.figures += [_figure(item.row, method, SHUFFLED, value)] if np.isfinite(value) else []
             if progress is not None:
                 progress(done)
 
