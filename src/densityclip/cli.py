@@ -338,17 +338,35 @@ def explain(
     source: Annotated[Path, typer.Argument(help="DICOM or image file, or a folder of them.")],
     model: Annotated[Path, typer.Option(help="Bundle.")],
     out: Out,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="gradcam, attention or occlusion (slow); again for more.  [default: gradcam, attention]"),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="density-score, expected-density, A, B, C, D, or all; again for more.  [default: density-score]"
+        ),
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Measure the maps: ten to a hundred times the work of mapping.")] = True,
 ) -> None:
-    """Map where the model looked: raw maps, overlays, a contact sheet, and figures about them.
+    """Map where the model looked: raw maps, overlays, contact sheets, and figures about them.
 
-    Example: densityclip explain images --model model/bundle --out maps
+    Example: densityclip explain images --model model/bundle --out maps --method gradcam --target all
     """
     from densityclip import steps, terminal
 
+    methods, targets = steps.chosen_maps(method or (), target or ())
     bundle = _open_model(model)
     with terminal.progress("explain") as report:
-        summary, refused = steps.explain_source(source, bundle, out, progress=report)
-    terminal.say(f"{summary['images']} images mapped, {refused} refused; see {out / 'sheet.png'}.")
+        written, refused = steps.explain_source(
+            source, bundle, out, methods=methods, targets=targets, measured=figures, progress=report
+        )
+    for row in written["verdicts"]:
+        terminal.say(
+            f"{row['map']}: {row['claim']}: {row['verdict']}" + (f" ({row['figures']})." if row["figures"] else ".")
+        )
+    terminal.say(f"{written['images']} images mapped, {refused} refused; see {out / 'sheet.png'}.")
     _exit_if(refused)
 
 

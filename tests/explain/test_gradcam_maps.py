@@ -1,44 +1,25 @@
-"""GradCAM against the definition, written down in other ways: autograd's own backward, algebra, a planted patch."""
+"""GradCAM against the definition, got in other ways: grad-cam, autograd's backward, algebra, a planted patch."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from open_clip.model import CustomTextCLIP
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.image import scale_cam_image
+from small_tower import SCORES, Small, count_passes
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from densityclip.errors import UserError
 from densityclip.explain.gradcam import TARGETS, token_maps, token_maps_for
 
-VISION = {
-    "timm_model_name": "test_vit",
-    "timm_model_pretrained": False,
-    "timm_pool": "",
-    "timm_proj": "linear",
-    "image_size": 160,
-}
-TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 50, "context_length": 8}
-
-
-class Small:
-    """A CLIP of BiomedCLIP's shape, its trunk, and a classifier over four fixed directions."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(3)
-        self.model = CustomTextCLIP(embed_dim=32, vision_cfg=VISION, text_cfg=TEXT).eval()
-        self.trunk = self.model.visual.trunk
-        self.classes = nn.functional.normalize(torch.randn(4, 32), dim=1)
-        self.images = torch.randn(3, 3, 160, 160)
-
-    def classify(self, images: Tensor) -> Tensor:
-        return 10 * self.model.encode_image(images, normalize=True) @ self.classes.T
-
 
 @pytest.fixture(scope="module", autouse=True)
-def two_threads() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -83,6 +64,42 @@ def test_raw_map_equals_a_plain_backward_with_retained_gradients(small, target, 
     ours = token_maps(small.classify, small.trunk, small.images, target, signed=True)
     assert np.abs(reference).max() > 1e-5
     np.testing.assert_allclose(ours, reference, rtol=1e-3, atol=1e-6 * np.abs(reference).max())
+
+
+@pytest.fixture
+def library(small) -> Iterator[GradCAM]:
+    """pytorch-grad-cam, told how a ViT's tokens lie."""
+    cam = GradCAM(
+        small,
+        [small.trunk.blocks[-1].norm1],
+        lambda tokens: tokens[:, 1:].reshape(-1, 10, 10, tokens.shape[2]).permute(0, 3, 1, 2),
+    )
+    yield cam
+    cam.activations_and_grads.release()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_raw_map_is_what_grad_cam_computes_before_it_clamps_and_scales(small, library, target):
+    wanted = [SCORES[target]] * 3
+    shown = library(small.images, wanted)
+    kept = library.activations_and_grads
+    raw = library.get_cam_image(
+        small.images, library.target_layers[0], wanted, kept.activations[0].numpy(), kept.gradients[0].numpy()
+    )
+    ours = token_maps(small.classify, small.trunk, small.images, target, signed=True)
+    np.testing.assert_allclose(ours, raw, rtol=1e-3, atol=1e-5 * np.abs(raw).max())
+    # Its picture is the same map, each image stretched to [0, 1] on its own.
+    stretched = scale_cam_image(np.maximum(ours, 0), (160, 160))
+    np.testing.assert_allclose(scale_cam_image(stretched), shown, atol=1e-4)
+
+
+def test_one_forward_pass_of_the_tower_and_a_backward_pass_of_the_last_block_a_target(small):
+    forward, backward = Counter(), Counter()
+    for index, block in enumerate(small.trunk.blocks):
+        block.register_forward_hook(partial(count_passes, forward, backward, index))
+    token_maps_for(small.classify, small.trunk, small.images, ("density-score", "A", "D"))
+    assert forward == dict.fromkeys(range(6), 1)
+    assert backward == {5: 3}
 
 
 def test_map_of_a_linear_readout_is_its_weight_applied_to_each_token(small):

@@ -9,6 +9,9 @@ from PIL import Image
 
 from densityclip.explain.geometry import to_canvas, to_original, token_size_px
 from densityclip.imaging.geometry import Geometry
+from densityclip.imaging.prepare import prepare_file
+from densityclip.imaging.recipe import Recipe
+from raw_exams import write_screen
 
 
 @st.composite
@@ -103,3 +106,21 @@ def test_a_map_that_is_no_grid_is_refused():
         to_canvas(np.zeros((1, 10, 10)), 160, 160)
     with pytest.raises(ValueError, match="does not fit"):
         to_canvas(np.zeros((200, 10)), 160, 160)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_token_map_goes_back_through_the_recipe_of_a_dicom_to_the_mark_that_it_shows(tmp_path, mirrored):
+    rows, columns = np.indices((420, 300))
+    breast = np.hypot((rows - 230) / 160, columns / 190) < 1
+    picture = np.where(breast, 900 + 200 * np.cos(rows / 30) * np.sin(columns / 25), 0)
+    mark = (slice(180, 204), slice(90, 114))
+    picture[mark] = 3000
+    picture = picture[:, ::-1] if mirrored else picture
+    path = write_screen(tmp_path / "marked.dcm", np.ascontiguousarray(picture) / 4095)
+    (prepared,) = prepare_file(path, Recipe(height=160, width=160))
+    assert prepared.geometry.flipped == mirrored
+    brightest = prepared.pixels.reshape(10, 16, 10, 16).max(axis=(1, 3)).astype(float)
+    tokens = np.where(brightest == brightest.max(), 1.0, 0.0)
+    found = centroid(to_original(tokens, prepared.geometry))
+    middle = np.array([191.5, 101.5 if not mirrored else 299 - 101.5])
+    assert np.abs(found - middle).max() < max(token_size_px((10, 10), prepared.geometry))

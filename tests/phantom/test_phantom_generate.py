@@ -101,7 +101,9 @@ def test_truth_lies_on_the_grid_of_its_image(sites):
             with np.load(site.folder / "truth" / f"{ds.SOPInstanceUID}.npz") as truth:
                 assert truth["gland_mm"].shape == truth["breast"].shape == (ds.Rows, ds.Columns)
                 assert truth["gland_mm"].dtype == np.float16
-                assert truth["breast"].dtype == bool
+                assert truth["pectoral"].shape == truth["breast"].shape
+                assert truth["pectoral"].dtype == truth["breast"].dtype == bool
+                assert not (truth["pectoral"] & ~truth["breast"]).any()
                 # A smaller grid cuts pixels at the skin in two.
                 gland = truth["gland_mm"].astype(float)
                 assert gland[~truth["breast"]].sum() < 0.01 * gland.sum()

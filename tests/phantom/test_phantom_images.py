@@ -50,6 +50,22 @@ def test_dense_breasts_are_brighter_than_fatty_ones(exams, modality):
     assert np.mean(np.array(grey)[order[-third:]]) > 1.3 * np.mean(np.array(grey)[order[:third]])
 
 
+def test_the_pectoral_muscle_is_a_wedge_at_the_upper_chest_wall_corner_of_every_mlo(exams):
+    for _, images in exams:
+        for image in images:
+            pectoral = image.pectoral if image.side == "L" else image.pectoral[:, ::-1]
+            widths = pectoral.sum(axis=1)
+            assert not (pectoral & ~(image.breast if image.side == "L" else image.breast[:, ::-1])).any()
+            # A width without gaps from the chest wall on.
+            np.testing.assert_array_equal(pectoral, np.arange(pectoral.shape[1]) < widths[:, None])
+            if image.view == "MLO":
+                assert 20 < widths.max() * image.pitch_mm < 75
+                assert int(widths.argmax()) < len(widths) // 3
+                assert not widths[int(0.9 * len(widths)) :].any()
+            else:
+                assert widths.max() * image.pitch_mm < 11
+
+
 @pytest.mark.parametrize("modality", ["DM", "s2D", "DBT"])
 def test_bright_pixels_lie_where_the_truth_has_gland(exams, modality):
     _, images = exams[6]

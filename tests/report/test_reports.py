@@ -14,6 +14,7 @@ from densityclip.probability.aggregate import fill_derived
 from densityclip.report.audit_report import write_audit
 from densityclip.report.counts import blocks
 from densityclip.report.evaluation_report import write_evaluation_report
+from densityclip.report.map_tables import Maps
 from densityclip.report.study_report import Sheet, write_study_report
 from densityclip.report.tables import estimate_text, find_difference, number, result_table
 from densityclip.report.words import answer, per_site
@@ -27,6 +28,14 @@ PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e527de"
     "fc0000000049454e44ae426082"
 )
+
+NASTY_MAPS = {
+    "methods": ["gradcam"],
+    "images": 3,
+    "figures": [],
+    "consistency": [],
+    "verdicts": [{"map": "gradcam", "claim": NASTY, "verdict": "failed", "figures": NASTY}],
+}
 
 
 def predictions(site: str = "North") -> pl.DataFrame:
@@ -81,7 +90,8 @@ def page(tmp_path_factory) -> str:
         },
         metrics=evaluate(predictions(NASTY), resamples=50),
         trainings={"single": training, "multi": training},
-        sheets=[Sheet(NASTY, NASTY, PIXEL)],
+        sheets=[Sheet(NASTY, PIXEL)],
+        maps=[Maps(NASTY, NASTY, NASTY_MAPS)],
         audits={NASTY: {"totals": {"images": 32}, "excluded": [{"reason": NASTY, "images": 1}]}},
         provenance={"densityclip": "0", "config": {NASTY: [NASTY]}},
     )

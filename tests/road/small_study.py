@@ -41,7 +41,7 @@ def content(**more: Any) -> dict[str, Any]:
         },
         "primary": {"cohort": "home", "modality": "DM", "contrast": ["both", "one"]},
         "evaluation": {"resamples": 100},
-        "explain": {"arms": ["both"]},
+        "explain": {"arms": ["both"], "patients": 1},
     } | more
 
 

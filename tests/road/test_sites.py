@@ -76,3 +76,17 @@ def test_the_report_carries_the_registration(sites: Path):
     page = (sites / "report.html").read_text()
     assert read_json(sites / "registration.json", "")["study"] in page
     assert "baseline: " in page
+
+
+def test_maps_are_held_against_those_of_the_other_fold_and_of_shuffled_labels(sites: Path):
+    for arm in ("all-adaptive", "s2d-only"):
+        trained = read_json(sites / "arms" / arm / "shuffled-labels" / "bundle" / "provenance.json", "")
+        assert trained["training"]["config"]["shuffle_labels"] is True
+        told = read_json(sites / "arms" / arm / "maps" / "internal" / "explain.json", "")
+        assert {row["map"] for row in told["figures"] if row["figure"] == "shuffled_labels"} == {"gradcam", "attention"}
+        assert "member" in {row["kind"] for row in told["consistency"]}
+        assert any("shuffled labels" in row["claim"] for row in told["verdicts"])
+    page = (sites / "report.html").read_text()
+    assert "What the maps passed" in page
+    assert "shuffled" not in " ".join(read_table(sites / "predictions.parquet", "predictions")["arm"].unique())
+    assert (sites / "tables" / "maps.csv").is_file()

@@ -45,6 +45,10 @@ def store() -> ImageStore:
             )
     images = np.stack([np.full((SIZE, SIZE), number, dtype=np.uint8) for number in range(len(rows))])
     cache = Cache(Path("nowhere"), images, pl.DataFrame(rows), Recipe(height=SIZE, width=SIZE))
+    return stored(cache)
+
+
+def stored(cache: Cache, **more: int) -> ImageStore:
     splits = pl.DataFrame(
         {
             "patient_id": [f"patient-{number}" for number in range(5)],
@@ -52,7 +56,36 @@ def store() -> ImageStore:
             "part": ["train"] * 4 + ["test"],
         }
     )
-    return ImageStore([cache], splits, part="train", fold=0, modalities=MODALITIES)
+    return ImageStore([cache], splits, part="train", fold=0, modalities=MODALITIES, **more)
+
+
+def one_category_a_patient() -> Cache:
+    """Four patients, one of each category, two images each."""
+    facts = {"slice_index": 0, "exam_id": "e", "laterality": "L", "view": "CC", "modality": "DM", "density_source": "t"}
+    rows = [
+        facts | {"row": n, "image_id": f"i{n:03}", "patient_id": f"patient-{n // 2}", "density": "ABCD"[n // 2 % 4]}
+        for n in range(8)
+    ]
+    images = np.zeros((len(rows), SIZE, SIZE), dtype=np.uint8)
+    return Cache(Path("nowhere"), images, pl.DataFrame(rows), Recipe(height=SIZE, width=SIZE))
+
+
+def test_shuffled_labels_go_round_among_patients_and_nothing_else_changes():
+    cache = one_category_a_patient()
+    plain, orders = stored(cache), set()
+    for seed in range(40):
+        mixed = stored(cache, shuffle_seed=seed)
+        assert mixed.items.drop("density").equals(
+            plain.items.drop("density").select(mixed.items.drop("density").columns)
+        )
+        per_patient = mixed.items.group_by("patient_id").agg(pl.col("density").unique()).sort("patient_id")
+        given = [value[0] for value in per_patient["density"].to_list()]
+        assert all(len(value) == 1 for value in per_patient["density"].to_list())
+        assert sorted(given) == ["A", "B", "C", "D"]
+        assert (mixed.labels == [ord(letter) - ord("A") for letter in mixed.items["density"]]).all()
+        orders.add("".join(given))
+    assert len(orders) > 10
+    assert stored(cache, shuffle_seed=7).labels.tolist() == stored(cache, shuffle_seed=7).labels.tolist()
 
 
 def batches(store: ImageStore, **changes) -> TrainingBatches:

@@ -1,8 +1,6 @@
 """Pictures of where the model looked in one exam."""
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,14 +19,15 @@ def exam_pictures(predictor: "Predictor", images: Iterable["PredictedImage"]) ->
     Returns:
         By image id, a PNG.
     """
-    from densityclip.explain.maps import RESEARCH_USE, map_images, write_overlay
+    from densityclip.explain.drawing import RESEARCH_USE, overlay_png
+    from densityclip.explain.maps import map_images
+    from densityclip.explain.methods import METHODS
     from densityclip.explain.paint import shared_scale
+    from densityclip.explain.stored import StoredMap
+    from densityclip.explain.targets import DENSITY_SCORE
 
-    maps = list(map_images(predictor, images))
-    scale_max = shared_scale([item.tokens for item in maps])
+    key = METHODS[0], DENSITY_SCORE
+    maps = [StoredMap.of(item) for item in map_images(predictor, images)]
+    scale_max = shared_scale([item.tokens[key] for item in maps])
     note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
-    with tempfile.TemporaryDirectory() as folder:
-        return {
-            str(item.row["image_id"]): write_overlay(item, Path(folder), scale_max, note=note).read_bytes()
-            for item in maps
-        }
+    return {str(item.row["image_id"]): overlay_png(item, key, scale_max, note=note) for item in maps}

@@ -1,75 +1,247 @@
-"""A folder of maps: an overlay and the raw map of each image, a contact sheet, and figures about them."""
+"""A folder of maps: raw maps and overlays of each image, sheets, figures about them, and verdicts in words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from densityclip.artifacts import SCHEMA_VERSION, atomic_path, file_stem, hash_json, write_json, write_manifest
-from densityclip.evaluation.bootstrap import Estimate, interval, patient_weights
-from densityclip.explain.maps import ImageMap, draw_sheet, map_figures, write_overlay
+from densityclip.explain.consistency import Mapped, across_members, aligned, pairs, summary
+from densityclip.explain.drawing import draw_sheet, for_sheet, map_title, overlay_png, picture_name
+from densityclip.explain.figures import SHUFFLED
+from densityclip.explain.maps import ImageMap, Key
+from densityclip.explain.measure import image_figures, randomised_figures, sameness
+from densityclip.explain.paint import shared_scale
+from densityclip.explain.stored import read_maps, store_maps
+from densityclip.explain.summary import summarise, verdicts
+from densityclip.explain.targets import DENSITY_SCORE
 
-FIGURES = ("energy_inside", "breast_share", "gland_auc", "brightness_auc")
+if TYPE_CHECKING:
+    from densityclip.model.classifier import DensityClassifier
+
+_FACTS = ("image_id", "patient_id", "modality", "density", "laterality", "view")
+# Images whose maps are looked at again with each block of the tower randomised.
+_SAMPLE = 24
+_PER_CELL = 4
+_FIGURE_TYPES = {
+    "image_id": pl.String(),
+    "patient_id": pl.String(),
+    "modality": pl.String(),
+    "density": pl.String(),
+    "laterality": pl.String(),
+    "view": pl.String(),
+    "map": pl.String(),
+    "figure": pl.String(),
+    "value": pl.Float64(),
+}
+
+
+@dataclass
+class Gathered:
+    """What is kept of a stream of maps: nothing that grows with the size of the images.
+
+    Attributes:
+        rows: Each image's row of the index.
+        heats: (method, target) to the token maps.
+        figures: One entry an image, map and figure.
+        aligned: Method to the maps of the density score in the frame that all breasts share.
+        members: Method to those of models of other folds, a list a model.
+        sample: The first images, for what is done again and again.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    heats: dict[Key, list[NDArray[np.float32]]] = field(default_factory=dict)
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    aligned: dict[str, list[Mapped]] = field(default_factory=dict)
+    members: dict[str, list[list[Mapped]]] = field(default_factory=dict)
+    sample: list[ImageMap] = field(default_factory=list)
+
+    def add_member(self, items: Iterable[ImageMap], progress: Callable[[int], None] | None = None) -> None:
+        """Keep what another model's maps of the density score say of the same images."""
+        mine: dict[str, list[Mapped]] = {}
+        for done, item in enumerate(items, start=1):
+            for method, tokens in _of_density_score(item):
+                mine.setdefault(method, []).append(_mapped(item, tokens))
+            if progress is not None:
+                progress(done)
+        for method, maps in mine.items():
+            self.members.setdefault(method, []).append(maps)
+
+    def add_shuffled(self, items: Iterable[ImageMap], progress: Callable[[int], None] | None = None) -> None:
+        """Measure what is left of each map in the model that was trained on shuffled labels."""
+        own = {(method, one.image_id): one.aligned for method, maps in self.aligned.items() for one in maps}
+        for done, item in enumerate(items, start=1):
+            for method, tokens in _of_density_score(item):
+                before, after = own.get((method, str(item.row["image_id"]))), _mapped(item, tokens).aligned
+                if before is not None:
+                    value = sameness(before.heat, after.heat, before.inside)
+                    self.figures += [_figure(item.row, method, SHUFFLED, value)] if np.isfinite(value) else []
+            if progress is not None:
+                progress(done)
+
+
+def gather(
+    items: Iterable[ImageMap],
+    folder: Path,
+    classifier: "DensityClassifier",
+    *,
+    truth: Path | None = None,
+    measured: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Gathered:
+    """Store the raw maps of a stream and measure them as they come by.
+
+    Args:
+        items: The maps.
+        folder: Where the raw maps go.
+        classifier: The model that they explain.
+        truth: Folder of fibroglandular thickness by SOP Instance UID, for generated exams.
+        measured: Whether figures are computed.
+        progress: Told how many are done.
+    """
+    kept = Gathered()
+    for item in items:
+        store_maps(item, folder)
+        row = dict(item.row)
+        kept.rows.append(row)
+        for key, tokens in item.tokens.items():
+            kept.heats.setdefault(key, []).append(tokens)
+        if measured:
+            found = image_figures(item, classifier, _gland_reader(truth))
+            kept.figures += [_figure(row, *one) for one in found]
+            for method, tokens in _of_density_score(item):
+                kept.aligned.setdefault(method, []).append(_mapped(item, tokens))
+            kept.sample += [item] if len(kept.sample) < _SAMPLE else []
+        if progress is not None:
+            progress(len(kept.rows))
+    if kept.sample:
+        again = randomised_figures(kept.sample, classifier)
+        kept.figures += [
+            _figure(kept.sample[place].row, method, figure, value) for place, method, figure, value in again
+        ]
+    return kept
+
+
+def scales(groups: Iterable[Gathered]) -> dict[Key, float]:
+    """The upper end of the colour scale of each method and target, one for all groups."""
+    heats: dict[Key, list[NDArray[np.float32]]] = {}
+    for group in groups:
+        for key, maps in group.heats.items():
+            heats.setdefault(key, []).extend(maps)
+    return {key: shared_scale(maps) for key, maps in heats.items()}
 
 
 def write_atlas(
-    maps: Sequence[ImageMap],
-    out: Path,
-    scale_max: float,
+    kept: Gathered,
+    folder: Path,
+    scale: Mapping[Key, float],
     *,
     note: str,
-    truth: Path | None = None,
-    title: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    drawn: Collection[str] | None = None,
+    title: str = "",
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write the maps of some images; `explain.json` comes last, so a folder that has it is whole.
+    """Draw what was gathered, and write its figures; `explain.json` comes last, so a folder that has it is whole.
 
     Args:
-        maps: At least one.
-        out: Where to write.
-        scale_max: Heat at the top of the colour scale.
+        kept: Of `gather`, at least one image.
+        folder: Where the raw maps lie.
+        scale: Upper end of the colour scale of each method and target.
         note: What every overlay says of itself.
-        truth: Folder of fibroglandular thickness by SOP Instance UID, for generated exams.
-        title: Title of the contact sheet `sheet.png`; none without.
-        progress: Told (done, total) images.
+        drawn: Ids of the images to draw; all if not given.
+        title: Added to the titles of the sheets.
+        progress: Told how many images are drawn.
 
     Returns:
         The content of `explain.json`.
     """
-    rows = []
-    for done, item in enumerate(maps, start=1):
-        write_overlay(item, out, scale_max, note=note)
-        figures = map_figures(item, _gland_reader(truth))
-        rows.append({name: item.row[name] for name in ("image_id", "patient_id", "modality", "density")} | figures)
+    rows = [row for row in kept.rows if drawn is None or row["image_id"] in set(drawn)]
+    first = next(iter(scale))
+    for done, row in enumerate(rows, start=1):
+        stored = read_maps(folder, row)
+        for key, top in scale.items():
+            name = picture_name(file_stem(str(row["image_id"])), key, first)
+            _write(folder / name, overlay_png(stored, key, top, note=note))
         if progress is not None:
-            progress(done, len(maps))
-    if title is not None:
-        with atomic_path(out / "sheet.png") as temporary:
-            temporary.write_bytes(draw_sheet(maps, scale_max, title))
-    table = pl.DataFrame(rows, infer_schema_length=None)
-    with atomic_path(out / "figures.csv") as temporary:
-        table.write_csv(temporary)
-    summary = {
+            progress(done)
+    shown = [read_maps(folder, row) for row in for_sheet(rows, _PER_CELL)]
+    for key, top in scale.items():
+        words = f"{map_title(key)}{f': {title}' if title else ''}"
+        _write(folder / picture_name("sheet", key, first), draw_sheet(shown, key, top, words))
+    return _write_figures(kept, folder, scale)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _write_figures(kept: Gathered, folder: Path, scale: Mapping[Key, float]) -> dict[str, Any]:
+    methods = list(dict.fromkeys(method for method, _ in scale))
+    figures = pl.DataFrame(kept.figures, schema=_FIGURE_TYPES)
+    alike = {method: _alike(maps, kept.members.get(method, [])) for method, maps in kept.aligned.items()}
+    with atomic_path(folder / "figures.csv") as temporary:
+        figures.write_csv(temporary)
+    if alike:
+        tables = [table.select(pl.lit(method).alias("map"), pl.all()) for method, table in alike.items()]
+        with atomic_path(folder / "pairs.csv") as temporary:
+            pl.concat(tables).write_csv(temporary)
+    means = summarise(figures)
+    content = {
         "schema_version": SCHEMA_VERSION,
-        "method": "GradCAM",
-        "layer": "the last block's norm1, whose output its attention reads",
-        "target": "density score: the four similarities weighted by their place on the scale",
-        "scale_max": scale_max,
-        "images": len(maps),
-        "figures": _figure_summary(table),
+        "methods": methods,
+        "targets": list(dict.fromkeys(target for _, target in scale)),
+        "scale_max": {".".join(key): top for key, top in scale.items()},
+        "images": len(kept.rows),
+        "figures": means,
+        "consistency": [{"map": method} | row for method, table in alike.items() for row in summary(table)],
+        "verdicts": verdicts(means, methods),
     }
     write_manifest(
-        out / "explain.manifest.json",
+        folder / "explain.manifest.json",
         step="explain",
-        config={"scale_max": scale_max, "target": summary["target"]},
-        inputs={"images": hash_json([item.row["image_id"] for item in maps])},
-        counts={"images": len(maps)},
+        config={"methods": content["methods"], "targets": content["targets"], "scale_max": content["scale_max"]},
+        inputs={"images": hash_json([row["image_id"] for row in kept.rows])},
+        counts={"images": len(kept.rows)},
     )
-    write_json(out / "explain.json", summary)
-    return summary
+    write_json(folder / "explain.json", content)
+    return content
+
+
+def _figure(row: Mapping[str, Any], name: str, figure: str, value: float) -> dict[str, Any]:
+    return {fact: row.get(fact) for fact in _FACTS} | {"map": name, "figure": figure, "value": value}
+
+
+def _of_density_score(item: ImageMap) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Method and map, of those that explain the density score."""
+    return ((method, tokens) for (method, target), tokens in item.tokens.items() if target == DENSITY_SCORE)
+
+
+def _mapped(item: ImageMap, tokens: NDArray[np.float32]) -> Mapped:
+    row = item.row
+    return Mapped(
+        image_id=str(row["image_id"]),
+        # Plain image files state no patient and no exam: each is one by itself.
+        patient_id=str(row.get("patient_id") or row["image_id"]),
+        exam_id=str(row.get("exam_id") or row["image_id"]),
+        laterality=row.get("laterality"),
+        view=row.get("view"),
+        modality=str(row["modality"]),
+        aligned=aligned(tokens, item.shown.mask),
+    )
+
+
+def _alike(maps: list[Mapped], members: list[list[Mapped]]) -> pl.DataFrame:
+    """Pairs of one woman's images, and of one image in several models."""
+    found = pairs(maps)
+    if not members:
+        return found
+    models = {f"{number:02}": one for number, one in enumerate([maps, *members])}
+    return pl.concat([found, across_members(models)])
 
 
 def _gland_reader(truth: Path | None) -> Callable[[str], NDArray[np.floating] | None]:
@@ -81,36 +253,3 @@ def _gland_reader(truth: Path | None) -> Callable[[str], NDArray[np.floating] | 
             return np.asarray(content["gland_mm"], dtype=np.float32)
 
     return read
-
-
-def _figure_summary(table: pl.DataFrame) -> list[dict[str, Any]]:
-    """Mean of each figure per modality, with a 95% interval from resampling patients."""
-    summary = []
-    for modality in sorted(table["modality"].unique()):
-        mine = table.filter(pl.col("modality") == modality)
-        for name in FIGURES:
-            known = mine.filter(pl.col(name).is_not_null())
-            if len(known) == 0:
-                continue
-            # Plain image files state no patient: each is one by itself.
-            patients = known.select(pl.coalesce("patient_id", "image_id")).to_series().to_list()
-            mean = _mean(patients, known[name].cast(pl.Float64).to_numpy())
-            summary.append(
-                {
-                    "modality": modality,
-                    "figure": name,
-                    "mean": mean.value,
-                    "low": None if np.isnan(mean.low) else mean.low,
-                    "high": None if np.isnan(mean.high) else mean.high,
-                    "images": len(known),
-                    "patients": len(set(patients)),
-                }
-            )
-    return summary
-
-
-def _mean(patients: list[str], values: NDArray[np.float64]) -> Estimate:
-    """A mean with its interval over patients."""
-    position, counts = patient_weights(patients, resamples=1000, seed=0)
-    weights = counts[position].T  # [resamples, images]
-    return interval(float(values.mean()), weights @ values / np.maximum(weights.sum(axis=1), 1), len(set(patients)))

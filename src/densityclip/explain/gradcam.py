@@ -1,4 +1,9 @@
-"""GradCAM on the tokens of a timm ViT tower, on its raw scale (Selvaraju et al., ICCV 2017, arXiv:1610.02391)."""
+"""GradCAM on the tokens of a timm ViT tower, on its raw scale (Selvaraju et al., ICCV 2017, arXiv:1610.02391).
+
+It is read at the first norm of the last block, not at the block's output as in networks of convolutions: the tower
+reads out its CLS token, so behind the last attention no patch token can change the answer any more and its gradient is
+exactly zero. The input of that attention is the last place where the patch tokens count.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,15 +14,8 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from densityclip.density import CATEGORIES, category_index
-from densityclip.errors import UserError
-
-EXPECTED_DENSITY = "expected-density"
-# The four logits along the ordinal scale. The expected density runs through a softmax, and where the model is sure its
-# gradient is nil: maps of clear A and D images came out empty. This one stays linear in the similarities.
-DENSITY_SCORE = "density-score"
-_POSITIONS = (-1.5, -0.5, 0.5, 1.5)
-TARGETS: tuple[str, ...] = (DENSITY_SCORE, EXPECTED_DENSITY, *CATEGORIES)
+from densityclip.explain.targets import DENSITY_SCORE, TARGETS, check_targets, score
+from densityclip.explain.tower import check_logits, eval_mode, gradients_on, on_grid, ordinary, vit_tower
 
 
 def token_maps(
@@ -67,32 +65,18 @@ def token_maps_for(
     Returns:
         One `[b, grid rows, grid columns]` per target; arguments and errors as in `token_maps`.
     """
-    unknown = [target for target in targets if target not in TARGETS]
-    if unknown or not targets:
-        raise ValueError(f"target {unknown} is not one of {', '.join(TARGETS)}")
-    tower = _vit(trunk)
-    # A caller may sit in inference_mode; tensors made there cannot carry gradients, so the batch is copied out of it.
-    with torch.inference_mode(False), torch.enable_grad(), _eval_mode(tower):
-        images = images.clone() if images.is_inference() else images
+    check_targets(targets)
+    tower = vit_tower(trunk, "GradCAM")
+    with gradients_on(), eval_mode(tower):
+        images = ordinary(images)
         with _leaf_at(layer or _default_layer(tower)) as leaves:
             logits = classify(images)
-        if logits.shape != (len(images), len(CATEGORIES)):
-            raise ValueError(f"classify gave {tuple(logits.shape)}, expected {(len(images), len(CATEGORIES))}")
+        check_logits(logits, len(images))
         if not leaves or not logits.requires_grad:
             raise ValueError("classify does not run the given layer with gradients on")
-        # Images of a batch do not see each other, so the gradient of the sum holds each image's own gradient.
         return {
-            target: _map(leaves[-1], _gradient(_score(logits, target), leaves[-1]), tower, signed) for target in targets
+            target: _map(leaves[-1], _gradient(score(logits, target), leaves[-1]), tower, signed) for target in targets
         }
-
-
-def _vit(trunk: nn.Module) -> VisionTransformer:
-    if not isinstance(trunk, VisionTransformer):
-        raise UserError(
-            f"GradCAM needs a timm ViT image tower, this one is a {type(trunk).__name__}",
-            "explain a bundle whose `timm_model_name` is a vit_* model, such as BiomedCLIP's",
-        )
-    return trunk
 
 
 def _default_layer(tower: VisionTransformer) -> nn.Module:
@@ -100,18 +84,6 @@ def _default_layer(tower: VisionTransformer) -> nn.Module:
     gradients are exactly zero and a hook there gives an empty map without a word.
     """
     return tower.get_submodule(f"blocks.{len(tower.blocks) - 1}.norm1")
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off and give every submodule its own mode back, whatever happens."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 @contextmanager
@@ -131,26 +103,12 @@ def _leaf_at(layer: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _score(logits: Tensor, target: str) -> Tensor:
-    """The batch's sum of what is explained: a logit, the logits along the scale, or the mean category (1 to 4)."""
-    if target == DENSITY_SCORE:
-        return (logits.float() @ torch.tensor(_POSITIONS, device=logits.device)).sum()
-    if target != EXPECTED_DENSITY:
-        return logits[:, category_index(target)].sum()
-    probabilities = logits.float().softmax(dim=1)
-    return (probabilities @ torch.arange(1.0, len(CATEGORIES) + 1, device=logits.device)).sum()
-
-
-def _gradient(score: Tensor, leaf: Tensor) -> Tensor:
-    return torch.autograd.grad(score, leaf, retain_graph=True)[0]
+def _gradient(scores: Tensor, leaf: Tensor) -> Tensor:
+    return torch.autograd.grad(scores.sum(), leaf, retain_graph=True)[0]
 
 
 def _map(activation: Tensor, gradient: Tensor, tower: VisionTransformer, signed: bool) -> NDArray[np.float32]:
-    rows, columns = tower.patch_embed.grid_size
     tokens = activation.detach()[:, tower.num_prefix_tokens :].float()
-    if tokens.shape[1] != rows * columns:
-        raise ValueError(f"the tower has {tokens.shape[1]} patch tokens, its grid is {rows} x {columns}")
     weights = gradient[:, tower.num_prefix_tokens :].float().mean(dim=1, keepdim=True)
     cam = (tokens * weights).sum(dim=2)
-    cam = cam if signed else cam.clamp_min(0)
-    return cam.reshape(-1, rows, columns).cpu().numpy().astype(np.float32)
+    return on_grid(cam if signed else cam.clamp_min(0), tower)

@@ -1,44 +1,49 @@
-"""Maps of files: the model's token maps, one colour scale for all, overlays on the original grid, and figures."""
+"""Maps of images: what a model's token maps are computed from, by which methods, and for which targets."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from densityclip.artifacts import atomic_path, file_stem
-from densityclip.density import predicted_category
-from densityclip.explain.agreement import energy_inside, gland_auc
-from densityclip.explain.geometry import to_canvas, to_original, token_size_px
-from densityclip.explain.gradcam import DENSITY_SCORE, EXPECTED_DENSITY, token_maps
-from densityclip.explain.overlay import Panel, contact_sheet, draw_overlay
+from densityclip.explain.followers import as_fat
+from densityclip.explain.methods import METHODS, method_maps
+from densityclip.explain.targets import DENSITY_SCORE
 from densityclip.imaging.geometry import Geometry
-from densityclip.imaging.prepare import Prepared, display_image
+from densityclip.imaging.prepare import Prepared
 from densityclip.inference.predictor import PredictedImage, Predictor
 from densityclip.probability.aggregate import softmax
-from densityclip.records import MODALITIES
 
-RESEARCH_USE = "Research use only."
-TARGET_WORDS = {DENSITY_SCORE: "density score", EXPECTED_DENSITY: "expected density"}
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from densityclip.model.classifier import DensityClassifier
+
+Key = tuple[str, str]
+# Slices: attention keeps those of all blocks for its gradients, about 0.14 GB a slice in ViT-B at 224.
+_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
 class ImageMap:
-    """One image's map; of a volume, the mean over the slices that the answer rests on, shown on the middle one.
+    """One image's maps; of a volume, of the slices that the answer rests on.
 
     Attributes:
         row: The image's row of the index.
-        shown: The prepared slice that stands for the image.
-        tokens: `[grid rows, grid columns]`, raw scale.
+        shown: The prepared slice that stands for the image: the middle one of a volume.
+        slices: (method, target) to `[slices, grid rows, grid columns]`, raw scale.
+        slice_indices: Number of each slice in the file.
+        middle: Which of the slices `shown` is.
         probabilities: `[4]`, as predicted.
     """
 
     row: Mapping[str, Any]
     shown: Prepared
-    tokens: NDArray[np.float32]
+    slices: Mapping[Key, NDArray[np.float32]]
+    slice_indices: tuple[int, ...]
+    middle: int
     probabilities: NDArray[np.float64]
 
     @property
@@ -46,135 +51,126 @@ class ImageMap:
         """Where the prepared image lies on the original."""
         return self.shown.geometry
 
+    @property
+    def tokens(self) -> dict[Key, NDArray[np.float32]]:
+        """(method, target) to `[grid rows, grid columns]`: the mean over its slices, as its answer is."""
+        return {key: values.mean(axis=0) for key, values in self.slices.items()}
 
-def map_images(
-    predictor: Predictor, images: Iterable[PredictedImage], target: str = DENSITY_SCORE
-) -> Iterator[ImageMap]:
-    """Token maps of predicted images; refused ones are passed over.
+
+def trunk_of(classifier: "DensityClassifier") -> "nn.Module":
+    """The image tower that the maps are read from; GradCAM and attention want timm's ViT and say so."""
+    trunk = getattr(classifier.visual, "trunk", None)
+    return classifier.visual if trunk is None else trunk
+
+
+def pixel_maps(
+    classifier: "DensityClassifier",
+    pixels: NDArray[Any],
+    masks: NDArray[np.bool_],
+    modalities: Sequence[str | None],
+    methods: Sequence[str],
+    targets: Sequence[str],
+) -> dict[Key, NDArray[np.float32]]:
+    """Token maps of prepared pictures, a batch at once.
 
     Args:
-        predictor: The model that predicted them.
-        images: Of `Predictor.predict_files`.
-        target: One of `density-score expected-density A B C D`.
+        classifier: The model, on its device.
+        pixels: `[n, h, w]`, prepared with its recipe.
+        masks: `[n, h, w]`, the breast in each.
+        modalities: Modality of each.
+        methods: Some of `METHODS`.
+        targets: Some of `TARGETS`.
 
-    Yields:
-        One map an image.
+    Returns:
+        (method, target) to `[n, grid rows, grid columns]`.
+
+    Raises:
+        UserError: The model has no image tower that a method can read.
     """
+    images = to_tower(classifier, pixels)
+    fat = to_tower(classifier, np.stack([as_fat(one, mask) for one, mask in zip(pixels, masks, strict=True)]))
+    classify = partial(classifier.from_normalised, modalities=list(modalities))
+    return {
+        (method, target): values
+        for method in methods
+        for target, values in method_maps(method, classify, trunk_of(classifier), images, targets, fat=fat).items()
+    }
+
+
+def to_tower(classifier: "DensityClassifier", pixels: NDArray[Any]) -> "Tensor":
+    """Prepared pixels `[n, h, w]` as the tower takes them, `[n, 3, h, w]`, on its device."""
     import torch
 
     from densityclip.model.classifier import normalise
 
-    classifier = predictor.classifier
+    batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(classifier.prompts.device)
+    return normalise(batch, classifier.preprocess)
+
+
+def score_of(classifier: "DensityClassifier", modality: str | None) -> "Callable[[Tensor], Tensor]":
+    """The density score of normalised pictures `[n, 3, h, w]` of one modality, `[n]`."""
+    import torch
+
+    from densityclip.explain.targets import score
+
+    def scored(images: "Tensor") -> "Tensor":
+        with torch.inference_mode():
+            return score(classifier.from_normalised(images, [modality] * len(images)), DENSITY_SCORE)
+
+    return scored
+
+
+def map_images(
+    predictor: Predictor,
+    images: Iterable[PredictedImage],
+    methods: Sequence[str] = METHODS[:1],
+    targets: Sequence[str] = (DENSITY_SCORE,),
+) -> Iterator[ImageMap]:
+    """Maps of predicted images, a batch at a time; refused ones are passed over.
+
+    Args:
+        predictor: The model that predicted them.
+        images: Of `Predictor.predict_files`.
+        methods: Some of `METHODS`.
+        targets: Some of `TARGETS`.
+
+    Yields:
+        One an image, in their order; memory does not grow with their number.
+    """
+    waiting: list[PredictedImage] = []
     for image in images:
         if not image.prepared:
             continue
-        names = [image.row["modality"]] * len(image.prepared)
-        pixels = torch.from_numpy(np.stack([prepared.pixels for prepared in image.prepared])).to(predictor.device)
-        tokens = token_maps(
-            partial(classifier.from_normalised, modalities=names),
-            classifier.visual.get_submodule("trunk"),
-            normalise(pixels, classifier.preprocess),
-            target,
-        )
-        middle = image.prepared[len(image.prepared) // 2]
-        joined = np.log(softmax(image.logits).mean(axis=0, keepdims=True))
-        yield ImageMap(image.row, middle, tokens.mean(axis=0), predictor.calibration.apply(joined)[0])
+        waiting.append(image)
+        if sum(len(one.prepared) for one in waiting) >= _BATCH:
+            yield from _mapped(predictor, waiting, methods, targets)
+            waiting = []
+    if waiting:
+        yield from _mapped(predictor, waiting, methods, targets)
 
 
-def write_overlay(
-    item: ImageMap, folder: Path, scale_max: float, target: str = DENSITY_SCORE, *, note: str = RESEARCH_USE
-) -> Path:
-    """Draw one overlay and keep the raw map beside it.
-
-    Args:
-        item: The map.
-        folder: Where to write.
-        scale_max: Heat at the top of the colour scale.
-        target: What the map explains.
-        note: A picture travels alone, so it says by itself what it is not.
-
-    Returns:
-        Path of the PNG; the `.npz` of the same name holds `tokens` and the geometry that carries them back.
-    """
-    row, geometry = item.row, item.geometry
-    stem = file_stem(str(row["image_id"]))
-    with atomic_path(folder / f"{stem}.npz") as temporary, temporary.open("wb") as handle:
-        place = {f"geometry_{name}": np.asarray(value) for name, value in geometry.as_row().items()}
-        np.savez_compressed(handle, allow_pickle=False, tokens=item.tokens, **place)
-    if not (item.tokens > 0).any():
-        note = f"The map is empty: nothing raised the score. {note}"
-    label = _view_of(row) or "view not stated"
-    modality = row["modality"] if row["modality"] != "unknown" else "modality not stated"
-    picture = draw_overlay(
-        display_image(Path(row["path"]), item.shown.slab),
-        to_original(item.tokens, geometry),
-        scale_max,
-        title=(str(row["image_id"]), f"GradCAM of the {TARGET_WORDS.get(target, f'category {target}')}", note),
-        label=f"{label}, {modality}",
-        outline=breast_outline(item),
-        probabilities=item.probabilities.tolist(),
-        token_px=token_size_px(item.tokens.shape, geometry),
+def _mapped(
+    predictor: Predictor, images: Sequence[PredictedImage], methods: Sequence[str], targets: Sequence[str]
+) -> Iterator[ImageMap]:
+    prepared = [one for image in images for one in image.prepared]
+    found = pixel_maps(
+        predictor.classifier,
+        np.stack([one.pixels for one in prepared]),
+        np.stack([one.mask for one in prepared]),
+        [image.row["modality"] for image in images for _ in image.prepared],
+        methods,
+        targets,
     )
-    with atomic_path(folder / f"{stem}.png") as temporary:
-        temporary.write_bytes(picture)
-    return folder / f"{stem}.png"
-
-
-def _view_of(row: Mapping[str, Any]) -> str:
-    """Side and view as far as they are stated, such as `L MLO`."""
-    return " ".join(str(row[name]) for name in ("laterality", "view") if row.get(name))
-
-
-def breast_outline(item: ImageMap) -> NDArray[np.bool_]:
-    """The breast on the original grid, `[rows, columns]` bool."""
-    return item.geometry.to_original(item.shown.mask.astype(np.float32)) >= 0.5
-
-
-def draw_sheet(maps: Sequence[ImageMap], scale_max: float, title: str) -> bytes:
-    """A contact sheet of maps, rows by labelled category, columns by modality, as PNG."""
-    present = {str(item.row["modality"]) for item in maps}
-    columns = [name for name in (*MODALITIES, "unknown") if name in present]
-    return contact_sheet([_panel(item) for item in maps], columns=columns, title=title, scale_max=scale_max)
-
-
-def _panel(item: ImageMap) -> Panel:
-    row = item.row
-    says = str(predicted_category(item.probabilities[None])[0])
-    return Panel(
-        image=display_image(Path(row["path"]), item.shown.slab),
-        heat=to_original(item.tokens, item.geometry),
-        category=row["density"],
-        modality=str(row["modality"]),
-        caption=(_view_of(row), f"model: {says} ({100 * item.probabilities.max():.0f}%)"),
-        outline=breast_outline(item),
-        token_px=token_size_px(item.tokens.shape, item.geometry),
-    ).shrunk()
-
-
-def map_figures(item: ImageMap, gland: Callable[[str], NDArray[np.floating] | None] | None = None) -> dict[str, Any]:
-    """Figures about one map.
-
-    Args:
-        item: The map.
-        gland: SOP Instance UID to fibroglandular thickness on the image's grid, mm; None where it is not known.
-
-    Returns:
-        `energy_inside` (share of heat within the breast), `breast_share` (what a flat map would score), and, where the
-        truth is known, `gland_auc` of the map and `brightness_auc` of the image's own grey levels, which any map must
-        beat to mean something. What cannot be computed is None.
-    """
-    shown = item.shown
-    canvas = to_canvas(item.tokens, *shown.mask.shape)
-    figures: dict[str, Any] = {
-        "energy_inside": energy_inside(canvas, shown.mask),
-        "breast_share": float(shown.mask.mean()),
-        "gland_auc": None,
-        "brightness_auc": None,
-    }
-    truth = gland(str(item.row["sop_uid"])) if gland is not None else None
-    if truth is not None:
-        outline = breast_outline(item)
-        grey = item.geometry.to_original(shown.pixels.astype(np.float32))
-        figures["gland_auc"] = gland_auc(to_original(item.tokens, item.geometry), truth, outline)
-        figures["brightness_auc"] = gland_auc(grey, truth, outline)
-    return {name: None if value is None or np.isnan(value) else float(value) for name, value in figures.items()}
+    done = 0
+    for image in images:
+        number, middle = len(image.prepared), len(image.prepared) // 2
+        joined = np.log(softmax(image.logits).mean(axis=0, keepdims=True))
+        yield ImageMap(
+            row=image.row,
+            shown=image.prepared[middle],
+            slices={key: values[done : done + number] for key, values in found.items()},
+            slice_indices=tuple(one.slice_index for one in image.prepared),
+            middle=middle,
+            probabilities=predictor.calibration.apply(joined)[0],
+        )
+        done += number

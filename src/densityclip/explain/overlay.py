@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from densityclip.density import CATEGORIES, WORDING, predicted_category
+from densityclip.explain.methods import METHOD_UNITS
 from densityclip.explain.paint import (
     BACKGROUND,
     FAINT,
@@ -27,7 +28,6 @@ from densityclip.explain.paint import (
     write_lines,
 )
 
-UNIT = "activation x gradient"
 _SIZE = (880, 760)  # a fixed layout: text is equally readable on a 266-pixel image and on a 4096-pixel one
 _MARGIN = 18
 _SIDE = 250
@@ -53,7 +53,7 @@ def draw_overlay(
     outline: NDArray[np.bool_] | None = None,
     probabilities: Sequence[float] | None = None,
     token_px: tuple[float, float] | None = None,
-    unit: str = UNIT,
+    unit: str = METHOD_UNITS["gradcam"],
 ) -> bytes:
     """Paint one image with its heat, its category and its colour scale.
 
@@ -245,7 +245,7 @@ def contact_sheet(
     columns: Sequence[str],
     title: str,
     scale_max: float,
-    unit: str = UNIT,
+    unit: str = METHOD_UNITS["gradcam"],
 ) -> bytes:
     """Paint many images, each plain and beside it with its heat: rows by category, columns by modality, one scale.
 

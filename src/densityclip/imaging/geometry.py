@@ -55,6 +55,28 @@ class Geometry:
         """The geometry as a row of the cache's table."""
         return asdict(self)
 
+    def to_canvas(self, original: NDArray[np.floating], fill: float = 0.0) -> NDArray[np.float32]:
+        """Carry an image from the original grid to the prepared grid: the way there of `to_original`.
+
+        Args:
+            original: `[rows, columns]`, any real scale.
+            fill: Value where the crop does not reach.
+
+        Returns:
+            `[canvas_rows, canvas_columns]` float32, resized bilinearly with the filter as wide as the reduction.
+        """
+        original = np.asarray(original, dtype=np.float32)
+        if original.shape != (self.rows, self.columns):
+            raise ValueError(f"image is {original.shape}, the original is {(self.rows, self.columns)}")
+        seen = original[:, ::-1] if self.flipped else original
+        crop = seen[self.crop_top : self.crop_top + self.crop_rows, self.crop_left : self.crop_left + self.crop_columns]
+        size = (self.scaled_columns, self.scaled_rows)
+        canvas = np.full((self.canvas_rows, self.canvas_columns), fill, dtype=np.float32)
+        canvas[self.top : self.top + self.scaled_rows, self.left : self.left + self.scaled_columns] = np.asarray(
+            Image.fromarray(np.ascontiguousarray(crop)).resize(size, Image.Resampling.BILINEAR)
+        )
+        return canvas
+
     def to_original(self, canvas: NDArray[np.floating], fill: float = 0.0) -> NDArray[np.float32]:
         """Carry a map from the prepared grid back to the original grid.
 

@@ -63,7 +63,8 @@ class Predictor:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_size = batch_size
         self.calibration = Calibration.from_dict(bundle.calibration)
-        self.classifier: DensityClassifier = bundle.classifier().to(self.device)
+        # Nothing is learned here: without it the gradients of maps would keep those of every weight.
+        self.classifier: DensityClassifier = bundle.classifier().to(self.device).requires_grad_(False)
 
     def logits(self, pixels: NDArray[Any], modalities: Sequence[str | None]) -> NDArray[np.float64]:
         """Uncalibrated logits of prepared images.

@@ -65,6 +65,7 @@ class Anatomy:
         thickness: `[rows, columns]`, of all tissue along the ray.
         skin: `[rows, columns]`, of skin along the ray.
         muscle: `[rows, columns]`, share of the inner thickness that is muscle, 0 to 1.
+        pectoral: `[rows, columns]`, where there is pectoral muscle, up to the middle of its soft edge.
         fold: `[rows, columns]`, what lies beside the breast below its fold, mm; no part of the breast.
         crease: `[rows, columns]`, skin folded double by the paddle, mm; rare.
         distance: `[rows, columns]`, from the outline, mm.
@@ -80,6 +81,7 @@ class Anatomy:
     thickness: Image
     skin: Image
     muscle: Image
+    pectoral: NDArray[np.bool_]
     fold: Image
     crease: Image
     distance: Image
@@ -246,26 +248,35 @@ def _plate(distance: Image, total_mm: float, radius_mm: float, skin_mm: float) -
     return thickness, thickness - np.minimum(np.where(distance > skin_mm, inner, 0), thickness)
 
 
-def _muscle(view: str, traits: Traits, nipple_mm: float, y: Image, x: Image, rng: np.random.Generator) -> Image:
-    """Share of the inner thickness that is pectoral muscle: a wedge at the top of an MLO, at times a sliver in CC."""
+def _pectoral_mm(view: str, traits: Traits, nipple_mm: float, y: Image, rng: np.random.Generator) -> Image:
+    """How far the pectoral muscle reaches from the chest wall, `[rows, 1]` mm, 0 where there is none.
+
+    A wedge at the top of an MLO, at times a sliver in CC.
+    """
     if view == "CC":
         if rng.random() > 0.3:
-            return np.zeros((len(y), x.shape[1]), dtype=np.float32)
+            return np.zeros_like(y)
         middle, half = FIELD_ROWS_MM / 2 + rng.normal(0, 10), rng.uniform(20, 45)
         edge = rng.uniform(3, 9) * np.clip(1 - ((y - middle) / half) ** 2, 0, 1)
-        return (0.6 * traits.pectoral_share / (1 + np.exp(np.clip((x - edge) / 1.0, -30, 30))) * (edge > 0.3)).astype(
-            np.float32
-        )
+        return np.asarray(edge * (edge > 0.3))
     # The lower end reaches the nipple's line in more than four women of five.
     foot = min(traits.pectoral_top_mm / np.tan(np.radians(traits.pectoral_degrees)), 1.15 * nipple_mm)
     foot = max(foot, rng.uniform(0.98, 1.4) * nipple_mm)
     bow = rng.uniform(-0.25, 0.35)  # the edge may be convex or concave
     share = np.clip(1 - y / foot, 0, 1)
     edge = traits.pectoral_top_mm * share * (1 + bow * (1 - share))
-    # The muscle thickens from its edge towards the chest wall.
-    depth = np.clip((edge - x) / 40.0, 0, 1)
-    wedge = (traits.pectoral_share + 0.07 * depth) / (1 + np.exp(np.clip((x - edge) / 0.9, -30, 30)))
-    return (wedge * (edge > 0.5)).astype(np.float32)
+    return np.asarray(edge * (edge > 0.5))
+
+
+def _muscle(view: str, traits: Traits, edge: Image, x: Image) -> Image:
+    """Share of the inner thickness that is pectoral muscle, by how far it reaches in each row."""
+    if view == "CC":
+        share = 0.6 * traits.pectoral_share / (1 + np.exp(np.clip((x - edge) / 1.0, -30, 30)))
+    else:
+        # The muscle thickens from its edge towards the chest wall.
+        depth = np.clip((edge - x) / 40.0, 0, 1)
+        share = (traits.pectoral_share + 0.07 * depth) / (1 + np.exp(np.clip((x - edge) / 0.9, -30, 30)))
+    return (share * (edge > 0)).astype(np.float32)
 
 
 def _fold(nipple_mm: float, half_mm: float, y: Image, x: Image, rng: np.random.Generator) -> Image:
@@ -325,12 +336,14 @@ def build_anatomy(view: str, side: str, woman: Woman, traits: Traits, grid: Grid
     y, breast, fold = y[top:bottom], breast[top:bottom], fold[top:bottom]
     distance = _distance(breast, pitch)
     thickness, skin = _plate(distance, total_mm, rng.uniform(0.4, 0.52) * total_mm, traits.skin_mm)
+    pectoral_mm = _pectoral_mm(view, traits, nipple, y, rng)
     return Anatomy(
         top=top,
         breast=breast,
         thickness=thickness,
         skin=skin,
-        muscle=_muscle(view, traits, nipple, y, x, rng) * breast,
+        muscle=_muscle(view, traits, pectoral_mm, x) * breast,
+        pectoral=(x < pectoral_mm) & breast,
         fold=np.where(breast, np.float32(0), np.minimum(fold, np.float32(total_mm))),
         crease=_crease(distance, reach, view, y, x, rng),
         distance=distance,

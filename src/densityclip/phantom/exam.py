@@ -62,6 +62,7 @@ class GeneratedImage:
         stored: Pixels and window.
         gland_mm: `[rows, columns]` float16, fibroglandular tissue along the ray.
         breast: `[rows, columns]`, where there is breast.
+        pectoral: `[rows, columns]`, where there is pectoral muscle; inside the breast.
         film: Whether it is film on a scanner.
         pitch_mm: Side of a pixel.
         slab_mm: Distance of slices.
@@ -76,6 +77,7 @@ class GeneratedImage:
     stored: Stored
     gland_mm: NDArray[np.float16]
     breast: NDArray[np.bool_]
+    pectoral: NDArray[np.bool_]
     film: bool
     pitch_mm: float
     slab_mm: float
@@ -211,26 +213,25 @@ def _signals(view: _View, *, implant: bool = False) -> Iterator[tuple[str, NDArr
 
 def _image(view: _View, modality: str, kind: str, values: NDArray[np.float32]) -> GeneratedImage:
     """A signal as stored pixels, with the truth on the same grid."""
-    gland, breast, seen = view.tissue.gland.sum(axis=0), view.anatomy.breast, view.anatomy.seen
+    gland, masks = view.tissue.gland.sum(axis=0), (view.anatomy.seen, view.anatomy.breast, view.anatomy.pectoral)
     shape, top, pitch = (view.grid.rows, view.grid.columns), view.anatomy.top, view.grid.pitch_mm
     if modality != "DM":
         shape, top = tomosynthesis.small_shape(*shape), round(top * tomosynthesis.TOMO_SCALE)
         gland = smaller(gland, *values.shape[-2:])
-        breast, seen = (smaller(mask.astype(np.float32), *values.shape[-2:]) > 0.4 for mask in (breast, seen))
+        seen, breast, pectoral = (smaller(mask.astype(np.float32), *values.shape[-2:]) > 0.4 for mask in masks)
+        masks = (seen, breast, pectoral & breast)
         pitch /= tomosynthesis.TOMO_SCALE
     slab_mm = view.anatomy.total_mm / len(values) if values.ndim == 3 else view.grid.slice_mm
-    seen, breast, gland = (_on_detector(part, shape, top) for part in (seen, breast, gland))
+    seen, breast, pectoral, gland = (_on_detector(part, shape, top) for part in (*masks, gland))
     look = view.look if modality == "DM" else view.look.digital
-    return _stored(view, modality, kind, values, top, seen, breast, gland, pitch, slab_mm, look)
+    return _stored(view, modality, kind, values, top, seen, breast, pectoral, gland, pitch, slab_mm, look)
 
 
 def _spot(view: _View, values: NDArray[np.float32]) -> GeneratedImage:
     """A part of the DM image, magnified under a small paddle."""
-    part, seen, gland = magnified(values, view.tissue.gland.sum(axis=0), view.anatomy, view.grid)
-    look = replace(view.look, padding=False)
-    return _stored(
-        view, "DM", "spot", part, 0, seen, seen, gland, view.grid.pitch_mm / MAGNIFICATION, view.grid.slice_mm, look
-    )
+    part, seen, gland, pectoral = magnified(values, view.tissue.gland.sum(axis=0), view.anatomy, view.grid)
+    look, pitch = replace(view.look, padding=False), view.grid.pitch_mm / MAGNIFICATION
+    return _stored(view, "DM", "spot", part, 0, seen, seen, pectoral, gland, pitch, view.grid.slice_mm, look)
 
 
 def _stored(
@@ -241,6 +242,7 @@ def _stored(
     top: int,
     seen: NDArray[np.bool_],
     breast: NDArray[np.bool_],
+    pectoral: NDArray[np.bool_],
     gland: NDArray[np.float32],
     pitch_mm: float,
     slab_mm: float,
@@ -256,6 +258,7 @@ def _stored(
         stored=stored,
         gland_mm=_as_seen(gland, view.side).astype(np.float16),
         breast=_as_seen(breast, view.side),
+        pectoral=_as_seen(pectoral, view.side),
         film=look.film,
         pitch_mm=pitch_mm,
         slab_mm=slab_mm,

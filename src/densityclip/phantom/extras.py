@@ -28,11 +28,14 @@ def with_implant(path: Image, anatomy: Anatomy, view: str, grid: Grid) -> Image:
     return path + np.float32(_IMPLANT_PER_MM * anatomy.layer_mm) * inside.astype(np.float32)
 
 
-def magnified(values: Image, gland: Image, anatomy: Anatomy, grid: Grid) -> tuple[Image, NDArray[np.bool_], Image]:
+def magnified(
+    values: Image, gland: Image, anatomy: Anatomy, grid: Grid
+) -> tuple[Image, NDArray[np.bool_], Image, NDArray[np.bool_]]:
     """Magnify the part of a DM image with most gland, under a round paddle.
 
     Returns:
-        Values, where they are seen, and gland in mm, each `[rows, columns]` of the detector.
+        Values, where they are seen, gland in mm, and where there is pectoral muscle, each `[rows, columns]` of the
+        detector.
     """
     weight = gland.sum()
     rows, columns = np.indices(gland.shape)
@@ -42,6 +45,7 @@ def magnified(values: Image, gland: Image, anatomy: Anatomy, grid: Grid) -> tupl
     at = np.meshgrid(y, x, indexing="ij")
     seen = np.hypot(at[0] - centre[0], at[1] - centre[1]) < _PADDLE_MM / grid.pitch_mm
     breast = map_coordinates(anatomy.breast.astype(np.float32), at, order=1, mode="constant") > 0.5
+    pectoral = map_coordinates(anatomy.pectoral.astype(np.float32), at, order=1, mode="constant") > 0.5
     part = map_coordinates(values, at, order=1, mode="nearest")
     tissue = map_coordinates(gland, at, order=1, mode="constant") * seen
-    return part.astype(np.float32), seen & breast, tissue.astype(np.float32)
+    return part.astype(np.float32), seen & breast, tissue.astype(np.float32), seen & pectoral

@@ -260,7 +260,7 @@ def _shelve(
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(path, enforce_file_format=True)
         truth = folder / "truth" / f"{sop_uid(identity, shelf.image)}.npz"
-        _write_arrays(truth, {"gland_mm": image.gland_mm, "breast": image.breast})
+        _write_arrays(truth, {"gland_mm": image.gland_mm, "breast": image.breast, "pectoral": image.pectoral})
         made.images += 1
 
 

@@ -19,6 +19,7 @@ from densityclip.report.counts import blocks
 from densityclip.report.flow import FlowStep, flow_grid
 from densityclip.report.group_tables import group_views, worst_grid
 from densityclip.report.local_tables import local_grids
+from densityclip.report.map_tables import Maps, map_grids, map_sentences
 from densityclip.report.members import members_grid, members_picture
 from densityclip.report.pictures import (
     Picture,
@@ -52,12 +53,10 @@ class Sheet:
 
     Attributes:
         title: What it shows.
-        caption: How to read it.
         png: The image.
     """
 
     title: str
-    caption: str
     png: bytes
 
 
@@ -68,6 +67,7 @@ def write_study_report(
     metrics: dict[str, Any],
     trainings: Trainings,
     sheets: list[Sheet],
+    maps: Sequence[Maps] = (),
     audits: dict[str, dict[str, Any]],
     provenance: dict[str, Any],
     flows: Mapping[str, Sequence[FlowStep]] | None = None,
@@ -87,6 +87,7 @@ def write_study_report(
         metrics: Content of `metrics.json`.
         trainings: Arm to a table `step name value`, or to one of each training.
         sheets: Heat maps.
+        maps: What was measured on them.
         audits: Cohort to the content of its `audit.json`.
         provenance: Versions, hashes, configuration, dates; any nesting; `registration` as the study wrote it.
         flows: Cohort to its flow, as `flow.cohort_flow` counts it.
@@ -104,7 +105,7 @@ def write_study_report(
     errors = _errors(predictions, study, joinings)
     filled = checklists(study, metrics, provenance, maps=bool(sheets))
     write_text(out.parent / CHECKLIST, checklist_markdown(filled, study.get("title", "")))
-    write_tables(out.parent / TABLES, metrics, flows=flows, calibrations=calibrations, errors=errors)
+    write_tables(out.parent / TABLES, metrics, flows=flows, calibrations=calibrations, errors=errors, maps=maps)
     return write_page(
         out,
         "study.html.j2",
@@ -128,6 +129,8 @@ def write_study_report(
         temperatures=temperature_grid(calibrations or {}),
         training=training_picture({arm: trainings[arm] for arm in told if arm in trainings}),
         sheets=[(sheet, data_uri(sheet.png, "png")) for sheet in sheets],
+        map_sentences=map_sentences(maps),
+        map_grids=map_grids(maps),
         error_counts=error_counts(errors, kinds) if errors else None,
         worst_exams=worst_grids(errors, kinds),
         withheld=[str(one.cohort) for one in errors if not one.ids_allowed],

@@ -9,6 +9,7 @@ from typing import Any
 from densityclip.artifacts import write_text
 from densityclip.density import CATEGORIES
 from densityclip.report.flow import FlowStep
+from densityclip.report.map_tables import Maps, map_rows
 from densityclip.report.tables import PLACE
 from densityclip.report.worst_exams import Errors
 
@@ -23,9 +24,11 @@ def write_tables(
     flows: Mapping[str, Sequence[FlowStep]] | None = None,
     calibrations: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     errors: Sequence[Errors] = (),
+    maps: Sequence[Maps] = (),
 ) -> list[Path]:
     """Write what there is of `metrics`, `differences`, `groups`, `worst`, `conformal`, `ceiling`, `tests`, `trainings`,
-    `confusion`, `roc`, `reliability`, `local`, `flow`, `calibration`, `errors` and `worst_exams`, each a CSV file.
+    `confusion`, `roc`, `reliability`, `local`, `flow`, `calibration`, `errors`, `worst_exams` and `maps`, each a CSV
+    file.
 
     Args:
         folder: Where to.
@@ -33,6 +36,7 @@ def write_tables(
         flows: Cohort to its flow.
         calibrations: Arm to what was fitted in each training.
         errors: As `find_errors` found them; ids only where they are allowed.
+        maps: What was measured on heat maps.
 
     Returns:
         The files, in this order. What is not estimable is an empty field.
@@ -54,6 +58,7 @@ def write_tables(
         "calibration": _calibration(calibrations or {}),
         "errors": _errors(errors),
         "worst_exams": _worst_exams(errors),
+        "maps": map_rows(maps),
     }
     written = []
     for name, rows in tables.items():

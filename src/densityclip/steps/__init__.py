@@ -3,7 +3,7 @@
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
 from densityclip.steps.export import TARGETS, to_hub, to_onnx
 from densityclip.steps.local import adapt_locally
-from densityclip.steps.maps import choose_images, explain, explain_source
+from densityclip.steps.maps import choose_images, choose_patients, chosen_maps, explain, explain_source
 from densityclip.steps.models import (
     PREDICTIONS,
     fit_baseline,
@@ -29,6 +29,8 @@ __all__ = [
     "TrainingStopped",
     "adapt_locally",
     "choose_images",
+    "choose_patients",
+    "chosen_maps",
     "compare",
     "evaluate",
     "explain",

@@ -1,7 +1,7 @@
 """Images to maps of where the model looked: explain."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,9 @@ from densityclip.errors import UserError
 from densityclip.records import Part, Status
 from densityclip.steps.progress import Report
 from densityclip.steps.sources import found_images
+
+DEFAULT_METHODS = ("gradcam", "attention")
+DEFAULT_TARGETS = ("density-score",)
 
 if TYPE_CHECKING:
     from densityclip.inference.predictor import Predictor
@@ -22,56 +25,109 @@ def explain(
     predictor: "Predictor",
     out: Path,
     *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    measured: bool = True,
+    others: Sequence["Predictor"] = (),
+    shuffled: "Predictor | None" = None,
+    drawn: Collection[str] | None = None,
     truth: Mapping[str, Path] | None = None,
-    title: str | None = None,
+    title: str = "",
     progress: Report = None,
 ) -> dict[str, dict[str, Any]]:
-    """Map images: raw maps and overlays, `figures.csv`, `explain.json`; one colour scale for all of them.
+    """Map images: raw maps, overlays, sheets, figures about them; one colour scale for all of them.
 
     Args:
         groups: Tables of schema `index`; each is written to the subfolder of its name (the empty name: to `out`).
         predictor: The model.
         out: Where to write.
+        methods: Some of `densityclip.explain.methods.METHODS`; the first one's pictures have the plain names.
+        targets: Some of `densityclip.explain.gradcam.TARGETS`; figures are about the density score.
+        measured: Whether figures are computed.
+        others: Models of the same recipe, trained on other folds, whose maps of the same images are compared.
+        shuffled: A model trained likewise on shuffled labels: maps that it draws too show nothing of density.
+        drawn: Ids of the images to draw; all if not given.
         truth: By group, the folder of fibroglandular thickness by SOP Instance UID, for generated exams.
-        title: Title of a contact sheet of each group, `sheet.png`; none without.
-        progress: Told (done, total) images.
+        title: Added to the titles of the sheets.
+        progress: Told (done, total): each image is mapped, and then drawn.
 
     Returns:
         The content of each group's `explain.json`; groups of which no image could be mapped are not there.
+
+    Raises:
+        UserError: No image could be mapped, or the model has no tower that a method can read.
     """
-    from densityclip.explain.atlas import write_atlas
-    from densityclip.explain.maps import RESEARCH_USE, map_images
-    from densityclip.explain.paint import shared_scale
+    from densityclip.explain.atlas import gather, scales, write_atlas
+    from densityclip.explain.drawing import RESEARCH_USE
+    from densityclip.explain.maps import map_images
 
-    maps = {name: list(map_images(predictor, predictor.predict_files(found))) for name, found in groups.items()}
-    everything = [item for group in maps.values() for item in group]
-    if not everything:
-        raise UserError("no image could be mapped", "look at the reasons in predictions.csv of `densityclip predict`")
-    scale_max = shared_scale([item.tokens for item in everything])
-    note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
-    written, done = {}, 0
-    for name, group in maps.items():
-        if not group:
-            continue
-        written[name] = write_atlas(
-            group,
+    again = [*others, *([shuffled] if shuffled is not None else [])]
+    told = _Told(progress, (2 + len(again)) * sum(len(found) for found in groups.values()))
+    kept = {}
+    for name, found in groups.items():
+        maps = map_images(predictor, predictor.predict_files(found), methods, targets)
+        kept[name] = gather(
+            maps,
             out / name,
-            scale_max,
-            note=note,
+            predictor.classifier,
             truth=(truth or {}).get(name),
-            title=f"{title}{f', {name}' if name else ''}" if title is not None else None,
-            progress=None if progress is None else _shifted(progress, done, len(everything)),
+            measured=measured,
+            progress=told.add,
         )
-        done += len(group)
-    return written
+        for other in others:
+            kept[name].add_member(map_images(other, other.predict_files(found), methods), told.add)
+        if shuffled is not None:
+            kept[name].add_shuffled(map_images(shuffled, shuffled.predict_files(found), methods), told.add)
+    kept = {name: one for name, one in kept.items() if one.rows}
+    if not kept:
+        raise UserError("no image could be mapped", "look at the reasons in predictions.csv of `densityclip predict`")
+    scale = scales(kept.values())
+    note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
+    return {
+        name: write_atlas(
+            one,
+            out / name,
+            scale,
+            note=note,
+            drawn=drawn,
+            title=", ".join(part for part in (title, name) if part),
+            progress=told.add,
+        )
+        for name, one in kept.items()
+    }
 
 
-def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _: progress(before + done, total)
+class _Told:
+    """Progress over several groups, each of which counts by itself."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._total, self._done = report, total, 0
+
+    def add(self, _: int) -> None:
+        self._done += 1
+        if self._report is not None:
+            self._report(self._done, self._total)
+
+
+def chosen_maps(methods: Sequence[str], targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The methods and targets that were asked for, each once; the defaults where none was.
+
+    Raises:
+        UserError: A name that does not exist.
+    """
+    from densityclip.explain.methods import METHODS
+    from densityclip.explain.targets import TARGETS
+
+    targets = TARGETS if "all" in targets else targets or DEFAULT_TARGETS
+    for wanted, known, what in ((methods, METHODS, "method"), (targets, TARGETS, "target")):
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise UserError(f"there is no {what} {', '.join(unknown)}", f"choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(methods or DEFAULT_METHODS)), tuple(dict.fromkeys(targets))
 
 
 def choose_images(index_table: pl.DataFrame, predictions: pl.DataFrame, per_cell: int) -> pl.DataFrame:
-    """Scored images to show: a fixed number per modality and category, in an order that no result decides.
+    """Scored images to draw: a fixed number per modality and category, in an order that no result decides.
 
     Args:
         index_table: Schema `index`.
@@ -81,18 +137,9 @@ def choose_images(index_table: pl.DataFrame, predictions: pl.DataFrame, per_cell
     Returns:
         The chosen rows of the index.
     """
-    scored = predictions.filter(
-        (pl.col("level") == "image")
-        & pl.col("part").is_in([Part.TEST.value, Part.EXTERNAL.value])
-        & (pl.col("status") == Status.OK.value)
-        & pl.col("label").is_not_null()
-    )
-    rows = index_table.join(scored.select("image_id"), on="image_id", how="semi")
-    order = [hashlib.sha256(name.encode()).hexdigest() for name in rows["image_id"]]
+    rows = _in_random_order(_scored(index_table, predictions), "image_id")
     return (
-        rows.with_columns(pl.Series("_order", order, dtype=pl.String()))
-        .sort("_order")
-        .unique(["modality", "density", "patient_id"], keep="first", maintain_order=True)
+        rows.unique(["modality", "density", "patient_id"], keep="first", maintain_order=True)
         .group_by("modality", "density", maintain_order=True)
         .head(per_cell)
         .sort("modality", "density", "_order")
@@ -100,8 +147,54 @@ def choose_images(index_table: pl.DataFrame, predictions: pl.DataFrame, per_cell
     )
 
 
-def explain_source(source: Path, bundle: "Bundle", out: Path, *, progress: Report = None) -> tuple[dict[str, Any], int]:
-    """Map the images of files or of a cache.
+def choose_patients(index_table: pl.DataFrame, predictions: pl.DataFrame, patients: int) -> pl.DataFrame:
+    """Scored images of whole patients to measure maps on: from each category in turn, in an order no result decides.
+
+    Args:
+        index_table: Schema `index`.
+        predictions: Of one arm; only images of the test or external part with an answer are eligible.
+        patients: How many.
+
+    Returns:
+        The rows of the index.
+    """
+    rows = _scored(index_table, predictions)
+    chosen = (
+        _in_random_order(rows.group_by("patient_id").agg(pl.col("density").max()), "patient_id")
+        .sort("_order")
+        .with_columns(pl.int_range(pl.len()).over("density").alias("_turn"))
+        .sort("_turn", "density")
+        .head(patients)
+    )
+    return rows.join(chosen.select("patient_id"), on="patient_id", how="semi").sort("patient_id", "image_id")
+
+
+def _scored(index_table: pl.DataFrame, predictions: pl.DataFrame) -> pl.DataFrame:
+    scored = predictions.filter(
+        (pl.col("level") == "image")
+        & pl.col("part").is_in([Part.TEST.value, Part.EXTERNAL.value])
+        & (pl.col("status") == Status.OK.value)
+        & pl.col("label").is_not_null()
+    )
+    return index_table.join(scored.select("image_id"), on="image_id", how="semi")
+
+
+def _in_random_order(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    order = [hashlib.sha256(str(one).encode()).hexdigest() for one in rows[name]]
+    return rows.with_columns(pl.Series("_order", order, dtype=pl.String())).sort("_order")
+
+
+def explain_source(
+    source: Path,
+    bundle: "Bundle",
+    out: Path,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    measured: bool = True,
+    progress: Report = None,
+) -> tuple[dict[str, Any], int]:
+    """Map the images of files or of a folder of them.
 
     Returns:
         The content of `explain.json`, and how many files were refused.
@@ -110,5 +203,7 @@ def explain_source(source: Path, bundle: "Bundle", out: Path, *, progress: Repor
 
     predictor = Predictor(bundle)
     found, excluded = found_images(source, bundle.recipe)
-    summary = explain({"": found}, predictor, out, title="GradCAM of the density score", progress=progress)[""]
-    return summary, len(excluded) + len(found) - summary["images"]
+    written = explain(
+        {"": found}, predictor, out, methods=methods, targets=targets, measured=measured, progress=progress
+    )[""]
+    return written, len(excluded) + len(found) - written["images"]

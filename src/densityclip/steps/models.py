@@ -20,7 +20,7 @@ from densityclip.probability.calibrate import Calibration
 from densityclip.probability.joining import JOININGS, Joining, Member, joinings_record, members_of
 from densityclip.records import Status
 from densityclip.steps.archive import read_splits
-from densityclip.steps.maps import explain
+from densityclip.steps.maps import DEFAULT_METHODS, explain
 from densityclip.steps.objects import write_objects
 from densityclip.steps.progress import Report
 from densityclip.steps.sources import found_images, is_cache
@@ -165,7 +165,9 @@ def _predict(
     answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
     usable = found.filter(pl.col("image_id").is_in(answered.implode()))
     if overlay and len(usable):
-        explain({"": usable}, predictor, out / "overlays", progress=progress)
+        explain(
+            {"": usable}, predictor, out / "overlays", methods=DEFAULT_METHODS[:1], measured=False, progress=progress
+        )
     return table
 
 

@@ -17,6 +17,11 @@ def is_bundle(member: Member) -> bool:
     return member.arm not in FITTED_HERE
 
 
+def shuffled_folder(arm: str) -> str:
+    """The folder below `arms` of an arm's training on shuffled labels."""
+    return f"{arm}/shuffled-labels"
+
+
 def about_of(member: Member, folder: Path) -> Path:
     """The file that names everything that made a member, its weights' hashes included."""
     return folder / "bundle" / "provenance.json" if is_bundle(member) else folder / BASELINE

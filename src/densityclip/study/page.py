@@ -9,7 +9,7 @@ import polars as pl
 
 from densityclip import steps
 from densityclip.artifacts import read_json, read_table, write_text
-from densityclip.study.maps import map_caption
+from densityclip.study.maps import maps_of
 from densityclip.study.members import calibration_of, is_bundle, joinings_of
 from densityclip.study.telling import described, kinds_of, provenance_of
 from densityclip.study_file import Member, Study
@@ -62,6 +62,7 @@ def write_pages(study: Study, out: Path, done: Done) -> Path:
             for arm in study.arms
         },
         sheets=_sheets(study, done.maps),
+        maps=[maps_of(arm, folder, kinds) for arm, folders in done.maps.items() for folder in folders],
         audits=audits,
         provenance=provenance_of(study, done.models, done.registered),
         flows=_flows(done, audits),
@@ -86,7 +87,6 @@ def _sheets(study: Study, maps: Mapping[str, Sequence[Path]]) -> list["Sheet"]:
     return [
         Sheet(
             title=f"Model {arm}, cohort {folder.name}",
-            caption=map_caption(folder),
             png=(folder / "sheet.png").read_bytes(),
         )
         for arm, folders in maps.items()

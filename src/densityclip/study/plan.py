@@ -7,7 +7,7 @@ from pathlib import Path
 from densityclip.imaging.plan import said_bytes, said_seconds
 from densityclip.steps import PREDICTIONS
 from densityclip.study.measure import Speeds
-from densityclip.study.members import about_of
+from densityclip.study.members import about_of, shuffled_folder
 from densityclip.study.sizes import Size, size_of, validated_by
 from densityclip.study.state import STATE, state_file
 from densityclip.study_file import Member, Study
@@ -58,7 +58,10 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
     lines.append(Planned("predictions", PREDICTIONS))
     lines.append(Planned("evaluate", f"{study.evaluation.resamples} resamples over patients"))
     lines.append(Planned("local", "what labelled exams of another site would bring"))
-    lines += [Planned(f"explain {arm}", "maps") for arm in study.explain.arms]
+    for arm in study.explain.arms:
+        if study.explain.shuffled_labels:
+            lines.append(_on_shuffled_labels(study, arm, sizes, speeds))
+        lines.append(Planned(f"explain {arm}", "maps"))
     lines.append(Planned("report", "report.html"))
     return list(_marked(study, out, lines))
 
@@ -123,6 +126,12 @@ def _training(study: Study, member: Member, sizes: dict[str, Size | None], speed
     )
 
 
+def _on_shuffled_labels(study: Study, arm: str, sizes: dict[str, Size | None], speeds: Speeds) -> Planned:
+    first, *_ = study.members_of(arm)
+    like = _training(study, first, sizes, speeds)
+    return Planned(f"{like.step} on shuffled labels", "for the maps alone", like.seconds)
+
+
 def _prediction(study: Study, name: str, sizes: dict[str, Size | None], speeds: Speeds) -> Planned:
     members = study.members_of(name)
     by = "once" if len(members) == 1 else f"by each of {len(members)} trainings"
@@ -139,6 +148,9 @@ def _times(each: float | None, number: int | None) -> float | None:
 
 def _marked(study: Study, out: Path, lines: list[Planned]) -> Iterator[Planned]:
     trained = {f"train {member.title}": about_of(member, out / "arms" / member.folder) for member in study.members()}
+    for arm in study.explain.arms:
+        first, *_ = study.members_of(arm)
+        trained[f"train {first.title} on shuffled labels"] = about_of(first, out / "arms" / shuffled_folder(arm))
     predicted = {
         f"predict {name}": [
             state_file(out / STATE, f"predict {member.title} {cohort}")

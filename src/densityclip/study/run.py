@@ -12,7 +12,8 @@ from densityclip.artifacts import hash_file, hash_json, hash_table, read_json, r
 from densityclip.datasets.registry import DATASETS
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
-from densityclip.study.members import about_of, is_bundle, joinings_of, read_about
+from densityclip.study.maps import choose, make_maps
+from densityclip.study.members import about_of, is_bundle, joinings_of, read_about, shuffled_folder
 from densityclip.study.page import Done, write_pages
 from densityclip.study.state import Progress, Report, Steps, claim
 from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Member, Study
@@ -43,7 +44,12 @@ class StudyRun:
         predictions = self._predict(models, caches, splits, foundation)
         metrics = self._evaluate(predictions, models)
         metrics["local"] = self._local(predictions, models)
-        maps = {arm: self._explain(arm, models, indexes, predictions) for arm in self.study.explain.arms}
+        maps = {
+            arm: self._explain(
+                arm, models, indexes, predictions, self._train_on_nothing(arm, caches, splits, foundation)
+            )
+            for arm in self.study.explain.arms
+        }
         done = Done(indexes, caches, splits, models, predictions, metrics, maps, registered)
         with self.progress("report") as report:
             page = write_pages(self.study, self.out, done)
@@ -141,6 +147,18 @@ class StudyRun:
 
         request = seed if taught is None else taught.model_dump()
         self.steps.run("foundation", request, [folder / "foundation.json"], run)
+        return folder
+
+    def _train_on_nothing(self, arm: str, caches: dict[str, Path], splits: Path, foundation: Path) -> Path | None:
+        """Train an arm's first member again, on shuffled labels, where the study asks for it; returns its folder."""
+        if not self.study.explain.shuffled_labels:
+            return None
+        member, *_ = self.study.members_of(arm)
+        config = self.study.train_config(member).model_copy(update={"shuffle_labels": True})
+        folder = self.out / "arms" / shuffled_folder(arm)
+        learned = [caches[name] for name, cohort in self.study.cohorts.items() if cohort.role == "internal"]
+        with self.progress(f"train {member.title} on shuffled labels") as report:
+            steps.train(learned, splits, foundation, folder, config, data={"redistribute": False}, progress=report)
         return folder
 
     def _train(self, member: Member, caches: dict[str, Path], splits: Path, foundation: Path) -> Path:
@@ -250,29 +268,48 @@ class StudyRun:
         return found
 
     def _explain(
-        self, arm: str, models: dict[Member, Path], indexes: dict[str, Path], predictions: pl.DataFrame
+        self,
+        arm: str,
+        models: dict[Member, Path],
+        indexes: dict[str, Path],
+        predictions: pl.DataFrame,
+        shuffled: Path | None,
     ) -> list[Path]:
         """Maps of an arm's first member on every cohort, on one colour scale; returns the folders, one a cohort."""
         member, *_ = self.study.members_of(arm)
         bundle = models[member] / "bundle"
         mine = predictions.filter(arm=member.arm, fold=member.fold, seed=member.seed)
-        number = self.study.explain.images_per_cell
-        chosen = {name: steps.choose_images(read_table(path, "index"), mine, number) for name, path in indexes.items()}
-        chosen = {name: table for name, table in chosen.items() if len(table)}
+        wanted = self.study.explain
+        chosen = {
+            name: choose(read_table(path, "index"), mine, per_cell=wanted.images_per_cell, patients=wanted.patients)
+            for name, path in indexes.items()
+        }
+        chosen = {name: one for name, one in chosen.items() if len(one.mapped)}
         truth = {name: self.out / "cohorts" / name / "exams" / "truth" for name in chosen}
         folder = self.out / "arms" / arm / "maps"
         if not chosen:
             return []
+        others = [models[one] / "bundle" for one in self.study.members_of(arm) if one.fold != member.fold]
+        nothing = None if shuffled is None else shuffled / "bundle"
 
         def run(report: Report) -> None:
-            from densityclip.inference.predictor import Predictor
-            from densityclip.model.bundle import load_bundle
+            make_maps(
+                bundle,
+                others,
+                chosen,
+                folder,
+                shuffled=nothing,
+                methods=wanted.methods,
+                truth=truth,
+                title=member.title,
+                report=report,
+            )
 
-            predictor = Predictor(load_bundle(bundle))
-            title = f"GradCAM of the density score: model {member.title}"
-            steps.explain(chosen, predictor, folder, truth=truth, title=title, progress=report)
-
-        request = [{name: hash_table(table) for name, table in chosen.items()}, hash_file(bundle / "provenance.json")]
+        request = [
+            {name: [hash_table(one.mapped), sorted(one.drawn)] for name, one in chosen.items()},
+            [hash_file(one / "provenance.json") for one in (bundle, *others, *([nothing] if nothing else []))],
+            wanted.methods,
+        ]
         self.steps.run(f"explain {arm}", request, [folder / name / "explain.json" for name in chosen], run)
         return [folder / name for name in chosen]
 

@@ -106,15 +106,24 @@ class Evaluation(Strict):
 
 
 class Explain(Strict):
-    """Which maps the report shows.
+    """Which maps the report shows, and measures.
 
     Attributes:
         arms: Arms whose maps are drawn.
         images_per_cell: Scored images drawn per cohort, modality and category.
+        methods: How maps are made; the first one's are drawn.
+        patients: Scored patients per cohort all of whose images are mapped and measured; with 0 the drawn ones alone.
+        shuffled_labels: Whether each of the arms is trained once more on shuffled labels, to see what is left of its
+            maps.
     """
 
     arms: tuple[str, ...]
     images_per_cell: int = Field(default=1, ge=1)
+    methods: tuple[Literal["gradcam", "attention", "occlusion"], ...] = Field(
+        default=("gradcam", "attention"), min_length=1
+    )
+    patients: int = Field(default=12, ge=0)
+    shuffled_labels: bool = False
 
 
 class Cnn(Strict):

@@ -28,7 +28,14 @@ class ImageStore:
     """
 
     def __init__(
-        self, caches: Sequence[Cache], splits: pl.DataFrame, *, part: str, fold: int, modalities: Sequence[str]
+        self,
+        caches: Sequence[Cache],
+        splits: pl.DataFrame,
+        *,
+        part: str,
+        fold: int,
+        modalities: Sequence[str],
+        shuffle_seed: int | None = None,
     ) -> None:
         self._images = [cache.images for cache in caches]
         tables = [
@@ -48,6 +55,8 @@ class ImageStore:
             .join(chosen, on="patient_id", how="semi")
             .sort("image_id")
         )
+        if shuffle_seed is not None:
+            self.items = _shuffled_among_patients(self.items, shuffle_seed)
         self.labels: NDArray[np.int64] = np.array(
             [category_index(label) for label in self.items["density"]], dtype=np.int64
         )
@@ -87,6 +96,14 @@ class ImageStore:
             return self._resident[where.to(self._resident.device)]
         rows = self._first[indices] + slices
         return torch.from_numpy(np.stack([self._images[c][r] for c, r in zip(self._cache[indices], rows, strict=True)]))
+
+
+def _shuffled_among_patients(items: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Every patient's images with the category of another patient's denser breast."""
+    patients = items.group_by("patient_id").agg(pl.col("density").max()).sort("patient_id")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    given = patients.with_columns(pl.Series("density", patients["density"].to_numpy()[order], dtype=pl.String()))
+    return items.drop("density").join(given, on="patient_id", how="left", maintain_order="left")
 
 
 def _in_pieces(

@@ -61,6 +61,8 @@ class TrainConfig(BaseModel):
         plain_caption_share: Share of captions that name no modality.
         prompts: File with the words (YAML or JSON); ours if not given.
         augment: Whether training images are varied.
+        shuffle_labels: Give each patient of the training and validation part another one's category: the model learns
+            nothing of density, and its maps show what a map can be made of without that.
         allow_missing_categories: Go on although a category has no image in the training part.
         fold: Fold of the split file.
         seed: Of order, slices, captions, augmentation and dropout.
@@ -103,6 +105,7 @@ class TrainConfig(BaseModel):
     plain_caption_share: float = Field(default=0.5, ge=0, le=1)
     prompts: Path | None = None
     augment: bool = True
+    shuffle_labels: bool = False
     allow_missing_categories: bool = False
     fold: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)

@@ -175,9 +175,10 @@ def stores_of(
     _check_known(caches, splits)
     if config.fold not in splits["fold"].to_list():
         raise UserError(f"the splits have no fold {config.fold}", "set fold to one of those in splits.parquet")
+    shuffled = config.seed if config.shuffle_labels else None
     train, validation, calibration = (
-        ImageStore(caches, splits, part=part.value, fold=config.fold, modalities=config.modalities)
-        for part in (Part.TRAIN, Part.VALIDATION, Part.CALIBRATION)
+        ImageStore(caches, splits, part=part.value, fold=config.fold, modalities=config.modalities, shuffle_seed=seed)
+        for part, seed in ((Part.TRAIN, shuffled), (Part.VALIDATION, shuffled), (Part.CALIBRATION, None))
     )
     _check_part(train, Part.TRAIN, config.modalities)
     _check_categories(train, config)

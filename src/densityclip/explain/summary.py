@@ -1,0 +1,187 @@
+"""Figures of many images in one table: means with intervals over patients, and verdicts in words."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from densityclip.evaluation.bootstrap import finite_or_none, interval, patient_weights
+from densityclip.explain.figures import (
+    DELETION,
+    EVERYTHING,
+    INSERTION,
+    INSIDE_BREAST,
+    NOISE,
+    POINTING,
+    RANDOMISED,
+    SHUFFLED,
+    TISSUE_AUC,
+    beyond,
+)
+
+ALL = "all"
+PASSED, FAILED, NOT_SHOWN = "passed", "failed", "not shown"
+# What the map of a random tower may have left of the model's own, and what a map must keep under noise: rank
+# correlations, set here once; no published bound is known to us.
+RANDOMISED_BOUND, NOISE_BOUND = 0.5, 0.8
+_RESAMPLES = 1000
+_BY_CATEGORY = (TISSUE_AUC, POINTING, beyond(TISSUE_AUC))
+
+
+def summarise(figures: pl.DataFrame) -> list[dict[str, Any]]:
+    """Means of each figure, over all images, by modality, and for the known tissue by category too.
+
+    Args:
+        figures: One row an image, map and figure: `image_id patient_id modality density map figure value`.
+
+    Returns:
+        Entries `modality, density, map, figure, mean, low, high, images, patients`; `all` stands for any modality or
+        category. The 95% interval resamples patients; null over one patient.
+    """
+    return [
+        {"modality": modality, "density": density, "map": name, "figure": figure} | _mean(rows)
+        for modality, density, part in _parts(figures)
+        for (name, figure), rows in sorted(part.group_by("map", "figure"), key=lambda one: str(one[0]))
+        if density == ALL or figure in _BY_CATEGORY
+    ]
+
+
+def _parts(figures: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    modalities = sorted(figures["modality"].unique())
+    for modality in (ALL, *modalities) if len(modalities) > 1 else modalities:
+        mine = figures if modality == ALL else figures.filter(modality=modality)
+        yield modality, ALL, mine
+        for density in sorted(mine["density"].drop_nulls().unique()):
+            yield modality, density, mine.filter(density=density)
+
+
+def _mean(rows: pl.DataFrame) -> dict[str, Any]:
+    # Plain image files state no patient: each is one by itself. The order of rows must not reach the last digits.
+    rows = rows.sort("image_id")
+    patients = rows.select(pl.coalesce("patient_id", "image_id")).to_series().to_list()
+    values = rows["value"].to_numpy()
+    position, counts = patient_weights(patients, resamples=_RESAMPLES, seed=0)
+    weights = counts[position].T  # [resamples, images]
+    number = len(set(patients))
+    found = interval(float(values.mean()), weights @ values / np.maximum(weights.sum(axis=1), 1), number)
+    return {
+        "mean": found.value,
+        "low": finite_or_none(found.low),
+        "high": finite_or_none(found.high),
+        "images": len(rows),
+        "patients": number,
+    }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one method and one claim.
+
+    Attributes:
+        map: The method.
+        claim: What is claimed, in words.
+        verdict: `passed`, `failed`, `not shown` (the interval holds both).
+        figures: The figures that it rests on, in words.
+    """
+
+    map: str
+    claim: str
+    verdict: str
+    figures: str
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A claim: figures whose whole interval must lie beyond a bound."""
+
+    claim: str
+    figures: Mapping[str, str]
+    bound: float = 0.0
+    above: bool = True
+
+
+_TESTS = (
+    _Test("heat lies inside the breast, more than a flat map's would", {beyond(INSIDE_BREAST): "share beyond it"}),
+    _Test(
+        "it finds the known fibroglandular tissue better than the image's own brightness",
+        {beyond(TISSUE_AUC): "AUC beyond it"},
+    ),
+    _Test(
+        "the answer rests on what is hot: more than on random patches and on the middle of the breast",
+        {
+            DELETION: "deletion beyond random",
+            INSERTION: "insertion beyond random",
+            beyond(DELETION): "deletion beyond the middle",
+            beyond(INSERTION): "insertion beyond the middle",
+        },
+    ),
+    _Test(
+        f"it changes when the tower is randomised (rank correlation below {RANDOMISED_BOUND})",
+        {f"{RANDOMISED}.{EVERYTHING}": "rank correlation left"},
+        RANDOMISED_BOUND,
+        above=False,
+    ),
+    _Test(
+        f"it changes when the model is trained on shuffled labels (rank correlation below {RANDOMISED_BOUND})",
+        {SHUFFLED: "rank correlation left"},
+        RANDOMISED_BOUND,
+        above=False,
+    ),
+    _Test(
+        f"it keeps its order under noise that nobody sees (rank correlation above {NOISE_BOUND})",
+        {NOISE: "rank correlation"},
+        NOISE_BOUND,
+    ),
+)
+
+
+def verdicts(summary: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[dict[str, str]]:
+    """Each method and claim, over all images; claims that nothing was measured about are left out.
+
+    A claim is passed if the whole interval of each of its figures lies beyond the bound, failed if that of one lies on
+    the other side, and else not shown.
+
+    Args:
+        summary: Of `summarise`.
+        methods: The methods.
+
+    Returns:
+        `map, claim, verdict, figures`, in the order of the methods.
+    """
+    widest = ALL if any(row["modality"] == ALL for row in summary) else None
+    known = {
+        (row["map"], row["figure"]): row
+        for row in summary
+        if row["density"] == ALL and (widest is None or row["modality"] == widest)
+    }
+    judged = [_judged(test, method, known) for method in methods for test in _TESTS]
+    return [asdict(one) for one in judged if one is not None]
+
+
+def _judged(test: _Test, method: str, known: Mapping[tuple[str, str], Mapping[str, Any]]) -> Verdict | None:
+    rows = [(known.get((method, figure)), words) for figure, words in test.figures.items()]
+    found = [(row, words) for row, words in rows if row is not None]
+    if len(found) < len(rows):
+        return None
+    told = "; ".join(f"{words} {interval_words(row)}" for row, words in found)
+    sides = {_side(row, test) for row, _ in found}
+    verdict = FAILED if FAILED in sides else PASSED if sides == {PASSED} else NOT_SHOWN
+    return Verdict(method, test.claim, verdict, told)
+
+
+def _side(row: Mapping[str, Any], test: _Test) -> str:
+    if row["low"] is None:
+        return NOT_SHOWN
+    low, high = row["low"] - test.bound, row["high"] - test.bound
+    if not test.above:
+        low, high = -high, -low
+    return PASSED if low > 0 else FAILED if high < 0 else NOT_SHOWN
+
+
+def interval_words(row: Mapping[str, Any]) -> str:
+    """A mean with its interval, such as `0.71 (0.66 to 0.75)`."""
+    if row["low"] is None:
+        return f"{row['mean']:.2f}"
+    return f"{row['mean']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
