@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from densityclip.deliver.api_keys import ApiKeys
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.receive import UploadLimits
 from densityclip.deliver.serve import ServeSettings, serve
@@ -75,6 +76,7 @@ def main() -> None:
     settings = ServeSettings(
         Path(sys.argv[1]),
         port=0,
+        keys=ApiKeys({"test": sys.argv[2]} if len(sys.argv) > 2 else {}),
         upload=UploadLimits(upload_bytes=4 << 20),
         limits=Limits(reserve_bytes=0, job_seconds=60, attempts=3),
     )

@@ -4,8 +4,6 @@ import io
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,6 +13,8 @@ import jsonschema
 import pydicom
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
+from service_process import Service
 from service_samples import SECRET, dicom, make_stand_in
 
 import densityclip.deliver.uploads as uploads_module
@@ -26,6 +26,7 @@ from densityclip.deliver.serve import ServeSettings, running
 from densityclip.deliver.service import ServiceSettings, make_app
 from densityclip.deliver.uploads import Uploads
 from densityclip.errors import UserError
+from densityclip.phantom.generate import generate
 
 KEYS = ApiKeys({"ward": "w" * 30, "lab": "l" * 30})
 WARD, LAB = {"X-API-Key": "w" * 30}, {"X-API-Key": "l" * 30}
@@ -305,15 +306,6 @@ def test_answers_go_after_their_time(tmp_path):
     store.close()
 
 
-class Service:
-    def __init__(self, store: Path) -> None:
-        here = Path(__file__).parent
-        self.process = subprocess.Popen(
-            [sys.executable, str(here / "service_samples.py"), str(store)], stdout=subprocess.PIPE, text=True
-        )
-        self.url = f"http://127.0.0.1:{self.process.stdout.readline().strip()}"
-
-
 def test_a_job_in_flight_is_answered_after_a_kill(tmp_path):
     first = Service(tmp_path / "store")
     try:
@@ -326,17 +318,15 @@ def test_a_job_in_flight_is_answered_after_a_kill(tmp_path):
             assert time.monotonic() < until
             time.sleep(0.02)
     finally:
-        first.process.kill()
-        first.process.wait()
+        first.kill()
     second = Service(tmp_path / "store")
     try:
         for job in jobs:
             with httpx.Client(base_url=second.url) as client:
                 assert finished(client, job)["state"] == "done"
-        second.process.terminate()
-        assert second.process.wait(30) == 0
+        assert second.stop() == 0
     finally:
-        second.process.kill()
+        second.kill()
 
 
 @pytest.fixture(scope="module")
@@ -352,8 +342,16 @@ def real(bundle, tmp_path_factory):
         yield TestClient(make_app(store, ServiceSettings()))
 
 
-def test_the_real_predictor_answers_a_zip_with_everything(real, exam_files, tmp_path):
-    shutil.make_archive(str(tmp_path / "exam"), "zip", exam_files)
+@pytest.fixture(scope="module")
+def large_exam(tmp_path_factory) -> Path:
+    """DM, s2D and DBT of four views, all large enough to be answered."""
+    out = tmp_path_factory.mktemp("large")
+    generate(out, site="internal", exams=1, seed=5, size=160, slice_mm=10)
+    return out / "dicom"
+
+
+def test_the_real_predictor_answers_a_zip_with_everything(real, large_exam, tmp_path):
+    shutil.make_archive(str(tmp_path / "exam"), "zip", large_exam)
     job = real.post("/api/jobs", files=form((tmp_path / "exam.zip").read_bytes())).json()["id"]
     found = finished(real, job, seconds=300)
     assert found["state"] == "done", found
@@ -371,16 +369,18 @@ def test_the_real_predictor_answers_a_zip_with_everything(real, exam_files, tmp_
     assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == exam["images"][0]["image_id"]
 
 
-def test_pictures_have_an_answer_each_and_no_exam(real):
-    from PIL import Image, ImageDraw
+def as_png(path: Path) -> bytes:
+    image = pydicom.dcmread(path)
+    pixels = image.pixel_array.astype(float)
+    buffer = io.BytesIO()
+    Image.fromarray((255 * pixels / pixels.max()).astype("uint8")).save(buffer, "PNG")
+    return buffer.getvalue()
 
-    pictures = []
-    for shade in (120, 180):
-        picture = Image.new("L", (300, 400), 0)
-        ImageDraw.Draw(picture).ellipse((-180, 60, 170, 340), fill=shade)
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        pictures.append(buffer.getvalue())
+
+def test_pictures_have_an_answer_each_and_no_exam(real, large_exam):
+    found = sorted(large_exam.rglob("*.dcm"))
+    flat = [path for path in found if "NumberOfFrames" not in pydicom.dcmread(path, stop_before_pixels=True)]
+    pictures = [as_png(path) for path in flat[:2]]
     job = real.post("/api/jobs", files=form(*pictures, dicom("nothing"), name="Doe^Jane.png")).json()["id"]
     found = finished(real, job, seconds=300)
     assert found["state"] == "done", found

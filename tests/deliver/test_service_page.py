@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from service_process import Service
 from service_samples import dicom
 
 pytestmark = pytest.mark.browser
@@ -26,12 +25,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    script = Path(__file__).parent / "service_samples.py"
-    store = tmp_path_factory.mktemp("page") / "store"
-    process = subprocess.Popen([sys.executable, script, store], stdout=subprocess.PIPE, text=True)
-    yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    process.terminate()
-    process.wait(30)
+    service = Service(tmp_path_factory.mktemp("page") / "store")
+    yield service.url
+    service.stop()
 
 
 @pytest.fixture(params=[(1280, 900), (375, 720)], ids=["large", "small"])

@@ -18,10 +18,11 @@ from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from densityclip import __version__
 from densityclip.artifacts import read_json
-from densityclip.deliver.api_keys import ApiKeys
+from densityclip.deliver.api_keys import NOBODY, ApiKeys
 from densityclip.deliver.exam_json import answer_schema
 from densityclip.deliver.listener import audit
 from densityclip.deliver.receive import RequestRefused, UploadLimits, receive, too_large
@@ -212,9 +213,13 @@ def _say_problems_in_one_sentence(app: FastAPI) -> None:
         assert isinstance(error, RequestRefused)
         return said(error.status, error.sentence, {"Retry-After": "60"} if error.status in (503, 507) else None)
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, StarletteHTTPException)
-        return said(error.status_code, str(error.detail), error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # Starlette names the methods of the first route with this address, and there is one a method.
+            headers["Allow"] = ", ".join(_methods(app, request))
+        return said(error.status_code, str(error.detail), headers)
 
     async def malformed(_: Request, error: Exception) -> Response:
         # FastAPI's own words repeat the input.
@@ -227,6 +232,11 @@ def _say_problems_in_one_sentence(app: FastAPI) -> None:
     app.add_exception_handler(StarletteHTTPException, http)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(Exception, broken)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    routes = [route for route in app.router.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
 
 
 def _guard(app: FastAPI, settings: ServiceSettings) -> None:
@@ -252,6 +262,8 @@ def _is_foreign(request: Request) -> bool:
 
 
 def _owner_of(keys: ApiKeys) -> Any:
+    if not keys:
+        return Depends(lambda: NOBODY)
     header = APIKeyHeader(name=KEY_HEADER, auto_error=False)
 
     def owner(key: Annotated[str | None, Depends(header)] = None) -> str:

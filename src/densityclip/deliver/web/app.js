@@ -12,6 +12,11 @@ function element(tag, className, text) {
   return made;
 }
 
+// A reason in words; some have nothing that a person could do.
+function inWords(given) {
+  return [given.meaning, given.remedy === "Nothing." ? "" : given.remedy].filter(Boolean).join(" ");
+}
+
 function headers() {
   const key = byId("key");
   return key && key.value ? { "X-API-Key": key.value } : {};
@@ -87,7 +92,7 @@ async function answer(files) {
       await new Promise((later) => setTimeout(later, 700));
       job = await (await ask(`/api/jobs/${job.id}`)).json();
     }
-    if (job.state === "failed") throw new Error([job.meaning, job.detail && `${job.detail}.`, job.remedy].filter(Boolean).join(" "));
+    if (job.state === "failed") throw new Error(`${inWords(job)}${job.detail ? ` (${job.detail})` : ""}`);
     await show(job);
   } catch (error) {
     complain(error.message);
@@ -146,7 +151,7 @@ function densityPart(title, given) {
     part.append(element("div", "density", `${given.density}: ${given.wording} (${dense})`));
   } else {
     part.append(element("div", "density", "No answer"));
-    part.append(element("p", "", `${given.meaning || ""} ${given.remedy || ""}`.trim()));
+    part.append(element("p", "", inWords(given)));
   }
   if (given.probabilities) part.append(bars(given.probabilities));
   return part;
@@ -197,7 +202,7 @@ function refusals(found) {
   const list = element("ul");
   for (const refusal of found.refusals) {
     const count = refusal.images.length;
-    list.append(element("li", "", `${count} image${count === 1 ? "" : "s"}: ${refusal.meaning} ${refusal.remedy}`));
+    list.append(element("li", "", `${count} image${count === 1 ? "" : "s"}: ${inWords(refusal)}`));
   }
   return [element("h3", "", "Images without an answer"), list];
 }
