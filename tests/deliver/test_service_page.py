@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def drop(page, *contents: bytes) -> None:
     )
 
 
+def wait_until(true, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
 def seen(page, name: str) -> None:
     folder = os.environ.get("DENSITYCLIP_SCREENSHOTS")
     if folder:
@@ -75,8 +83,9 @@ def test_dropped_files_are_answered_and_the_overlay_fades(page):
     assert page.locator(".whole meter").evaluate_all("all => all.map((one) => one.value)") == [0.1, 0.6, 0.2, 0.1]
     assert page.locator(".breasts").inner_text().count("breast") == 2
     assert "An implant is in view." in page.locator(".refusals").inner_text()
-    page.wait_for_function("document.querySelectorAll('.frame img').length === 4")
-    page.wait_for_function("[...document.querySelectorAll('.frame img')].every((one) => one.naturalWidth === 60)")
+    # Not wait_for_function: the page forbids eval, which that needs.
+    widths = "all => all.map((one) => one.naturalWidth)"
+    wait_until(lambda: page.locator(".frame img").evaluate_all(widths) == [60] * 4)
     heat = page.locator(".frame img").nth(1)
     assert heat.evaluate("one => one.style.opacity") == "0.6"
     page.get_by_label("Overlay").fill("0")

@@ -211,7 +211,7 @@ function addViews(part, exam, found, base) {
   part.querySelector(".views-part").hidden = false;
   const known = new Map(found.images.map((image) => [image.image_id, image]));
   const heats = [];
-  for (const image of exam.images) {
+  for (const image of inReadingOrder(exam.images, known)) {
     const figure = element("figure");
     const frame = element("div", "frame");
     const name = nameOf(known.get(image.image_id) || {}, image.number);
@@ -232,6 +232,17 @@ function addViews(part, exam, found, base) {
   };
   slider.addEventListener("input", fade);
   fade();
+}
+
+// By kind, then CC before MLO, then right before left: as mammograms are hung.
+function inReadingOrder(images, known) {
+  const place = (image) => {
+    const facts = known.get(image.image_id) || {};
+    const kind = ["DM", "s2D", "DBT"].indexOf(facts.modality);
+    return [kind < 0 ? 9 : kind, facts.view === "CC" ? 0 : 1, facts.laterality === "R" ? 0 : 1, image.number];
+  };
+  const compare = (one, other) => one.map((value, k) => value - other[k]).find((difference) => difference) || 0;
+  return [...images].sort((one, other) => compare(place(one), place(other)));
 }
 
 function nameOf(image, number) {
