@@ -135,11 +135,16 @@ class Store:
                 part.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._only = take_alone(folder)
             self._table = open_table(folder / "exams.sqlite", _TABLES, version=_SCHEMA_VERSION)
+            try:
+                self._recover()
+            except BaseException:
+                self.close()
+                raise
         except (OSError, sqlite3.Error) as error:
             raise UserError(
-                f"the store {folder} cannot be used ({error})", "give a folder on a disk of this machine"
+                f"the store {folder} cannot be used ({error})",
+                "give a folder on a disk of this machine with free space left",
             ) from error
-        self._recover()
 
     def close(self) -> None:
         """Close the table and let another process have the store."""
