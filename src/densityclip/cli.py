@@ -434,6 +434,51 @@ def listen(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Option(help="Bundle.")],
+    store: Annotated[Path, typer.Option(help="Folder for uploads and answers, on a local disk.")] = Path("served"),
+    host: Annotated[str, typer.Option(help="Local address to listen on; another than this machine needs keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")] = 8080,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Host name by which browsers may call it; may be repeated.")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="Who may ask: a name and a key a line.")] = None,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one upload.")] = 2048,
+    max_files: Annotated[int, typer.Option(min=1, help="Files of one upload; an archive is one.")] = 500,
+    keep_hours: Annotated[float, typer.Option(help="How long answers stay.")] = 1.0,
+    workers: Workers = 1,
+    job_seconds: Annotated[float, typer.Option(min=1, help="Time limit of an upload's answer.")] = 600.0,
+    job_gb: Annotated[float, typer.Option(min=0.5, help="Memory limit of a worker, gigabytes.")] = 12.0,
+) -> None:
+    """Serve a page and a REST interface: upload exams, get density, structured reports and overlays.
+
+    Example: densityclip serve --model model/bundle
+
+    Example: densityclip serve --model model/bundle --host 0.0.0.0 --api-key-file keys.txt --keep-hours 4
+    """
+    from densityclip import terminal
+    from densityclip.deliver.api_keys import ApiKeys, read_api_keys
+    from densityclip.deliver.limits import Limits
+    from densityclip.deliver.receive import UploadLimits
+    from densityclip.deliver.serve import ServeSettings, serve_with_bundle
+
+    settings = ServeSettings(
+        store,
+        host,
+        port,
+        ApiKeys() if api_key_file is None else read_api_keys(api_key_file),
+        keep_hours=keep_hours,
+        workers=workers,
+        upload=UploadLimits(upload_bytes=max_upload_mb << 20, files=max_files),
+        limits=Limits(job_seconds=job_seconds, job_bytes=int(job_gb * (1 << 30)), attempts=2),
+        names=tuple(name or ()),
+    )
+    serve_with_bundle(settings, _open_model(model), say=terminal.say)
+
+
+@app.command()
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle.")],
     to: Annotated[str, typer.Option(help="onnx, or hub: a folder to publish, with a model card.")],

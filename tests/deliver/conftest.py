@@ -5,8 +5,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from densityclip.imaging.recipe import Recipe
 from densityclip.inference.sources import gather
 from densityclip.phantom.generate import generate
+from densityclip.probability.calibrate import Calibration
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,27 @@ def exam(exam_files: Path) -> pl.DataFrame:
     found, excluded = gather(exam_files)
     assert (len(found), len(excluded)) == (12, 0)
     return found
+
+
+@pytest.fixture(scope="session")
+def bundle(small_foundation: Path, tmp_path_factory) -> Path:
+    """A bundle with the small model, as it was made: it answers, and knows nothing."""
+    from densityclip.model.biomedclip import load_foundation
+    from densityclip.model.bundle import save_bundle
+    from densityclip.model.classifier import class_embeddings
+    from densityclip.model.prompts import DEFAULT_PROMPTS
+
+    foundation = load_foundation(small_foundation)
+    size = foundation.config["model_cfg"]["vision_cfg"]["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    folder = tmp_path_factory.mktemp("listening") / "bundle"
+    save_bundle(
+        folder,
+        foundation,
+        recipe=Recipe(height=height, width=width),
+        prompts=DEFAULT_PROMPTS,
+        embeddings=class_embeddings(foundation.clip, foundation.tokenizer, DEFAULT_PROMPTS, ("DM", "s2D", "DBT")),
+        calibration=Calibration().to_dict(),
+        provenance={"data": {"generated": True, "images": 9, "images_generated": 9}},
+    )
+    return folder

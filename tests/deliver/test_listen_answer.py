@@ -15,35 +15,10 @@ from densityclip.deliver.jobs import Worker
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.listen_answer import open_answer
 from densityclip.deliver.store import hashed
-from densityclip.imaging.recipe import Recipe
 from densityclip.phantom.generate import generate
-from densityclip.probability.calibrate import Calibration
 from densityclip.reasons import Refused
 
 REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
-
-
-@pytest.fixture(scope="module")
-def bundle(small_foundation: Path, tmp_path_factory) -> Path:
-    from densityclip.model.biomedclip import load_foundation
-    from densityclip.model.bundle import save_bundle
-    from densityclip.model.classifier import class_embeddings
-    from densityclip.model.prompts import DEFAULT_PROMPTS
-
-    foundation = load_foundation(small_foundation)
-    size = foundation.config["model_cfg"]["vision_cfg"]["image_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    folder = tmp_path_factory.mktemp("listening") / "bundle"
-    save_bundle(
-        folder,
-        foundation,
-        recipe=Recipe(height=height, width=width),
-        prompts=DEFAULT_PROMPTS,
-        embeddings=class_embeddings(foundation.clip, foundation.tokenizer, DEFAULT_PROMPTS, ("DM", "s2D", "DBT")),
-        calibration=Calibration().to_dict(),
-        provenance={"data": {"generated": True, "images": 9, "images_generated": 9}},
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from listen_samples import PATIENT, as_bytes, mammogram
 from pynetdicom import AE
 
-import densityclip.deliver.store as store_module
+import densityclip.deliver.durable as durable
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.listener import (
     CANNOT_UNDERSTAND,
@@ -134,7 +134,7 @@ def test_a_full_disk_is_said_with_the_status_out_of_resources(opened, monkeypatc
 
     association = associate(here.port)
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "fsync", full)
+        patch.setattr(durable.os, "fsync", full)
         assert association.send_c_store(mammogram("1.2.3")).Status == OUT_OF_RESOURCES
     assert not here.files()
     assert association.send_c_store(mammogram("1.2.3")).Status == 0, "the port goes on when there is room again"

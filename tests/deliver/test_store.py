@@ -11,7 +11,7 @@ import pytest
 from listen_samples import PATIENT, answer_uid, as_bytes, mammogram, stand_in_answer, studies
 from pydicom.dataelem import DataElement
 
-import densityclip.deliver.store as store_module
+import densityclip.deliver.durable as durable
 from densityclip.deliver.limits import Limits, Pauses
 from densityclip.deliver.store import DiskFullError, State, Store, hashed
 from densityclip.errors import UserError
@@ -84,7 +84,7 @@ def test_a_file_and_its_folder_are_synced_before_success_is_returned(store, monk
         calls.append(("rename", str(target)))
         return real_replace(source, target)
 
-    monkeypatch.setattr(store_module.os, "fsync", sync)
+    monkeypatch.setattr(durable.os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", replace)
     (study,) = studies(1)
     image = mammogram(study)
@@ -334,7 +334,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(store, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(durable.os, "fsync", full)
     with pytest.raises(DiskFullError):
         put(store, mammogram("1.2.3"))
     assert not [path for path in store.folder.rglob("*") if path.suffix in (".dcm", ".part")]

@@ -19,16 +19,16 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from densityclip.deliver.limits import Limits, Pauses
 from densityclip.deliver.listener import audit
-from densityclip.deliver.store import Job, Store
+from densityclip.deliver.store import Job
 from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
 
 Answer = Callable[[Sequence[Path], Path, Sequence[Path]], list[Path]]
-"""One exam to its DICOM objects: (files, folder to write to, objects of earlier answers) -> the files written.
+"""One exam to its objects: (files, folder to write to, objects of earlier answers) -> the files written.
 
 The same files give the same objects, byte for byte. `Refused` says that no answer can be had from these files.
 """
@@ -40,6 +40,32 @@ _OPENING_SECONDS = 600.0
 _BREATH = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+class JobStore(Protocol):
+    """Where jobs come from and answers go: `store.Store` of the listener, `uploads.Uploads` of the web service."""
+
+    @property
+    def limits(self) -> Limits:
+        """What a job may use."""
+
+    @property
+    def work(self) -> Path:
+        """Where workers write."""
+
+    def next_job(self, quiet_seconds: float) -> Job | None:
+        """Take the next job whose input has been complete for so long."""
+
+    def answered(self, job: Job, objects: Sequence[tuple[str, Path]], peers: Sequence[str]) -> bool:
+        """Keep an answer; False where the job is another one meanwhile."""
+
+    def failed(
+        self, job: Job, reason: Reason, detail: str, *, pause: Callable[[int], float], for_good: bool = False
+    ) -> int:
+        """Note a failure; returns how many there were."""
+
+    def release(self, job: Job) -> None:
+        """Give a job back, answered or not."""
 
 
 class JobFailed(Exception):
@@ -223,10 +249,11 @@ class Jobs:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         make: MakeAnswer,
         *,
-        peers: Sequence[str],
+        peers: Sequence[str] = (),
+        name: Callable[[Path], str] | None = None,
         quiet_seconds: float = 30.0,
         workers: int = 1,
         pauses: Pauses | None = None,
@@ -238,12 +265,14 @@ class Jobs:
             store: Whose exams.
             make: Opens the model in a worker.
             peers: Names of those who are to get the objects.
+            name: A file of an answer to its name in the store; without it, SOP Instance UIDs of DICOM files.
             quiet_seconds: An exam is complete when no image came for so long.
             workers: Processes.
             pauses: Between attempts at an exam whose worker fails.
             answered: Called when there is something to deliver.
         """
         self._store, self._peers, self._quiet, self._answered = store, tuple(peers), quiet_seconds, answered
+        self._name = name or _uid_of
         self._pauses = pauses or Pauses(first=10, factor=4, longest=600)
         self._workers = [Worker(make, store.limits) for _ in range(workers)]
         self._threads = [threading.Thread(target=self._loop, args=(worker,), daemon=True) for worker in self._workers]
@@ -289,7 +318,7 @@ class Jobs:
         try:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(mode=0o700)
-            objects = [(_uid_of(path), path) for path in worker.answer(job, out)]
+            objects = [(self._name(path), path) for path in worker.answer(job, out)]
             kept = self._store.answered(job, objects, self._peers)
             audit("answered" if kept else "overtaken", study=job.study, images=len(job.files), objects=len(objects))
             self._answered()

@@ -109,7 +109,7 @@ def listen(
         UserError: The store, the model or the port cannot be opened.
     """
     store = Store(settings.store, limits=settings.port.limits)
-    handler = _open_audit(settings.store / AUDIT_LOG)
+    handler = open_audit(settings.store / AUDIT_LOG)
     deliveries = Deliveries(store, settings.peers, peer_pauses=settings.peer_pauses)
     jobs = Jobs(
         store,
@@ -164,7 +164,8 @@ def _tell_of_forgotten_peers(store: Store, settings: ListenSettings) -> None:
             _log.warning("%d objects wait for %s, which is no --peer of this run; they are kept", objects, name)
 
 
-def _open_audit(path: Path) -> logging.Handler:
+def open_audit(path: Path) -> logging.Handler:
+    """Let the audit log go to a file, for its owner only; returns the handler, to be removed in the end."""
     # Watched: logrotate may take the file away.
     handler = WatchedFileHandler(path, encoding="utf-8")
     path.chmod(0o600)

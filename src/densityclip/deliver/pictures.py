@@ -1,10 +1,32 @@
 """Pictures of where the model looked in one exam."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from densityclip.explain.stored import StoredMap
     from densityclip.inference.predictor import PredictedImage, Predictor
+
+_LAYER_BOX_PX = (1000, 1400)
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """An image and its heat as two PNGs of one size, so that a screen can lay one over the other and fade it.
+
+    Attributes:
+        image_id: As in the predictions.
+        view: Grey, as a screen shows the image.
+        heat: Colours with transparency; laid over `view` it is what `exam_pictures` paints.
+    """
+
+    image_id: str
+    view: bytes
+    heat: bytes
 
 
 def exam_pictures(predictor: "Predictor", images: Iterable["PredictedImage"]) -> dict[str, bytes]:
@@ -19,15 +41,63 @@ def exam_pictures(predictor: "Predictor", images: Iterable["PredictedImage"]) ->
     Returns:
         By image id, a PNG.
     """
-    from densityclip.explain.drawing import RESEARCH_USE, overlay_png
+    return draw_pictures(predictor, exam_maps(predictor, images))
+
+
+def exam_maps(predictor: "Predictor", images: Iterable["PredictedImage"]) -> list["StoredMap"]:
+    """The maps of one exam's images; refused ones have none."""
     from densityclip.explain.maps import map_images
-    from densityclip.explain.methods import METHODS
-    from densityclip.explain.paint import shared_scale
     from densityclip.explain.stored import StoredMap
+
+    return [StoredMap.of(item) for item in map_images(predictor, images)]
+
+
+def draw_pictures(predictor: "Predictor", maps: Sequence["StoredMap"]) -> dict[str, bytes]:
+    """Draw maps of one exam; see `exam_pictures`."""
+    from densityclip.explain.drawing import RESEARCH_USE, overlay_png
+
+    scale_max = _scale(maps)
+    note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
+    return {str(item.row["image_id"]): overlay_png(item, _key(), scale_max, note=note) for item in maps}
+
+
+def draw_layers(maps: Sequence["StoredMap"]) -> Iterable[Layers]:
+    """The same maps as layers, on the same colour scale; of at most 1000 x 1400 px."""
+    scale_max = _scale(maps)
+    for item in maps:
+        yield _layers(item, scale_max)
+
+
+def _layers(item: "StoredMap", scale_max: float) -> Layers:
+    from PIL import Image
+
+    from densityclip.explain.geometry import to_original
+    from densityclip.explain.paint import blend, fit_size, heat_colours, heat_opacity, png_bytes, shrink
+    from densityclip.imaging.prepare import display_image
+
+    image = display_image(Path(item.row["path"]), item.slab)
+    rows, columns = image.shape
+    width, height = fit_size(rows, columns, _LAYER_BOX_PX)
+    size = (min(width, columns), min(height, rows))
+    heat = shrink(to_original(item.tokens[_key()], item.geometry), size)
+    level = np.clip(heat / np.float32(scale_max), 0.0, 1.0)
+    alpha = np.round(heat_opacity(level) * 255)[..., None]
+    colours = heat_colours()[np.round(level * 255).astype(np.intp)]
+    painted = np.concatenate([np.round(colours), alpha], axis=-1).astype(np.uint8)
+    grey = blend(shrink(image, size), np.zeros_like(heat), scale_max)[..., 0]
+    return Layers(
+        str(item.row["image_id"]), png_bytes(Image.fromarray(grey)), png_bytes(Image.fromarray(painted, "RGBA"))
+    )
+
+
+def _key() -> tuple[str, str]:
+    from densityclip.explain.methods import METHODS
     from densityclip.explain.targets import DENSITY_SCORE
 
-    key = METHODS[0], DENSITY_SCORE
-    maps = [StoredMap.of(item) for item in map_images(predictor, images)]
-    scale_max = shared_scale([item.tokens[key] for item in maps])
-    note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
-    return {str(item.row["image_id"]): overlay_png(item, key, scale_max, note=note) for item in maps}
+    return METHODS[0], DENSITY_SCORE
+
+
+def _scale(maps: Sequence["StoredMap"]) -> float:
+    from densityclip.explain.paint import shared_scale
+
+    return shared_scale([item.tokens[_key()] for item in maps])

@@ -7,10 +7,7 @@ UIDs, so that nothing from outside becomes a path, and so that no log or listing
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import os
 import shutil
 import sqlite3
 import threading
@@ -19,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
 
+from densityclip.deliver.durable import is_full, make_folder, open_table, rename_synced, sync, take_alone, write_synced
 from densityclip.deliver.limits import Limits
 from densityclip.dicom.elements import PARSE_ERRORS
 from densityclip.dicom.inflate import parse_header
@@ -136,8 +133,8 @@ class Store:
         try:
             for part in (folder, self._incoming, self._instances, self._results, self._trash, self.work):
                 part.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._only = _take_alone(folder)
-            self._table = _open_table(folder / "exams.sqlite")
+            self._only = take_alone(folder)
+            self._table = open_table(folder / "exams.sqlite", _TABLES, version=_SCHEMA_VERSION)
             try:
                 self._recover()
             except BaseException:
@@ -172,12 +169,12 @@ class Store:
         """
         temporary = self._incoming / f"{next(self._names)}.part"
         try:
-            size = _write_synced(temporary, pieces)
+            size = write_synced(temporary, pieces)
             study = hashed(_study_of(temporary, sop_instance_uid))
             with self._lock:
                 return self._enter(temporary, study, hashed(sop_instance_uid), size, sender)
         except (OSError, sqlite3.Error) as error:
-            if _is_full(error):
+            if is_full(error):
                 raise DiskFullError from error
             raise
         finally:
@@ -194,18 +191,23 @@ class Store:
         known = self._one("SELECT count(*) FROM instances WHERE study = ?", study)
         if known and known[0] >= self.limits.exam_instances:
             raise Refused(Reason.TOO_LARGE, f"the exam has {known[0]} instances")
-        _make_folder(path.parent)
-        _rename_synced(temporary, path)
+        make_folder(path.parent)
+        rename_synced(temporary, path)
         now = self._clock()
-        with self._transaction() as table:
-            table.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, ?)", (study, sop, size))
-            table.execute(
-                "INSERT INTO exams (study, state, sender, revision, last_arrival) VALUES (?, ?, ?, 1, ?) "
-                "ON CONFLICT (study) DO UPDATE SET state = excluded.state, sender = excluded.sender, "
-                "revision = revision + 1, last_arrival = excluded.last_arrival, failures = 0, next_try = 0, "
-                "reason = NULL, detail = NULL, done_at = NULL",
-                (study, State.COLLECTING, sender, now),
-            )
+        try:
+            with self._transaction() as table:
+                table.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, ?)", (study, sop, size))
+                table.execute(
+                    "INSERT INTO exams (study, state, sender, revision, last_arrival) VALUES (?, ?, ?, 1, ?) "
+                    "ON CONFLICT (study) DO UPDATE SET state = excluded.state, sender = excluded.sender, "
+                    "revision = revision + 1, last_arrival = excluded.last_arrival, failures = 0, next_try = 0, "
+                    "reason = NULL, detail = NULL, done_at = NULL",
+                    (study, State.COLLECTING, sender, now),
+                )
+        except sqlite3.Error:
+            # The sender hears that nothing was kept; on a full disk the next start could not even enter it.
+            path.unlink(missing_ok=True)
+            raise
         return Accepted(study, is_new=True)
 
     def _try_failed_again(self, study: str) -> None:
@@ -272,10 +274,10 @@ class Store:
             known = self._one("SELECT revision FROM exams WHERE study = ?", job.study)
             if known is None or known[0] != job.revision:
                 return False
-            _make_folder(folder)
+            make_folder(folder)
             for uid, path in objects:
-                _sync(path)
-                _rename_synced(path, folder / f"{hashed(uid)}.dcm")
+                sync(path)
+                rename_synced(path, folder / f"{hashed(uid)}.dcm")
             with self._transaction() as table:
                 for uid, _ in objects:
                     self._note_object(table, job, hashed(uid), peers)
@@ -519,34 +521,6 @@ class Store:
             return self._table.execute(query, values).fetchall()
 
 
-def _open_table(path: Path) -> sqlite3.Connection:
-    table = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    table.execute("PRAGMA journal_mode = WAL")
-    # With NORMAL, a commit in the write-ahead log may be lost when the power goes.
-    table.execute("PRAGMA synchronous = FULL")
-    (version,) = table.execute("PRAGMA user_version").fetchone()
-    if version not in (0, _SCHEMA_VERSION):
-        table.close()
-        raise UserError(
-            f"the store has version {version}, this densityclip writes {_SCHEMA_VERSION}", "give another --store"
-        )
-    table.executescript(_TABLES)
-    table.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    path.chmod(0o600)
-    return table
-
-
-def _take_alone(folder: Path) -> IO[str]:
-    # The lock goes with the process, however it ends.
-    handle = (folder / "lock").open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.close()
-        raise UserError(f"another process uses the store {folder}", "stop it, or give another --store") from error
-    return handle
-
-
 def _study_of(path: Path, sop_instance_uid: str) -> str:
     """Study Instance UID of a file; only its header is read."""
     try:
@@ -561,36 +535,3 @@ def _study_of(path: Path, sop_instance_uid: str) -> str:
     if not 0 < len(study) <= 64 or not set(study) <= set("0123456789."):
         raise Refused(Reason.UNREADABLE, "the data set has no valid Study Instance UID")
     return study
-
-
-def _write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
-    with path.open("wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-        return file.tell()
-
-
-def _rename_synced(source: Path, target: Path) -> None:
-    source.replace(target)
-    _sync(target.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _is_full(error: Exception) -> bool:
-    number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL

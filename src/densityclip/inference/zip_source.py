@@ -43,8 +43,12 @@ def is_zip(source: Path) -> bool:
     return source.is_file() and not is_dicom(source) and zipfile.is_zipfile(source)
 
 
+class ArchiveTooLarge(UserError):
+    """An archive is beyond its limits."""
+
+
 @contextlib.contextmanager
-def unpacked(source: Path, limits: ZipLimits | None = None) -> Iterator[Path]:
+def unpacked(source: Path, limits: ZipLimits | None = None, *, within: Path | None = None) -> Iterator[Path]:
     """Yield a folder with the files of an archive, removed afterwards; any other source is yielded as it is.
 
     Files are numbered in the order of the archive; of the name inside, the last part without anything but letters,
@@ -52,13 +56,19 @@ def unpacked(source: Path, limits: ZipLimits | None = None) -> Iterator[Path]:
     passed over in a folder (tables, text, DICOMDIR, hidden files) is here too. A file that is damaged or encrypted
     becomes an empty one, which is refused as such.
 
+    Args:
+        source: An archive, or anything else.
+        limits: What an archive may hold.
+        within: Where the folder is made; without it, where the system has temporary files.
+
     Raises:
-        UserError: The archive is damaged, holds no file, or is beyond the limits.
+        UserError: The archive is damaged or holds no file.
+        ArchiveTooLarge: It is beyond the limits.
     """
     if not is_zip(source):
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix="densityclip-zip-") as folder:
+    with tempfile.TemporaryDirectory(prefix="densityclip-zip-", dir=within) as folder:
         try:
             with zipfile.ZipFile(source) as archive:
                 _unpack(archive, source, Path(folder), limits or ZipLimits())
@@ -112,5 +122,5 @@ def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, most: 
     return written
 
 
-def _beyond(source: Path, fact: str) -> UserError:
-    return UserError(f"{source} holds {fact}", "if you trust it, unpack it yourself and give the folder")
+def _beyond(source: Path, fact: str) -> ArchiveTooLarge:
+    return ArchiveTooLarge(f"{source} holds {fact}", "if you trust it, unpack it yourself and give the folder")

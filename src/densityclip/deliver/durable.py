@@ -1,0 +1,90 @@
+"""Files and tables that outlive a kill and a power cut: what the stores of the listener and the service share."""
+
+import errno
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+from densityclip.errors import UserError
+
+
+def open_table(path: Path, tables: str, *, version: int) -> sqlite3.Connection:
+    """Open an SQLite file, with its tables, whose commits are synced before they return.
+
+    Args:
+        path: The file; readable by its owner only.
+        tables: SQL that makes what is not there yet.
+        version: Of the tables.
+
+    Raises:
+        UserError: The file is of another version.
+    """
+    table = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    table.execute("PRAGMA journal_mode = WAL")
+    # With NORMAL, a commit in the write-ahead log may be lost when the power goes.
+    table.execute("PRAGMA synchronous = FULL")
+    (found,) = table.execute("PRAGMA user_version").fetchone()
+    if found not in (0, version):
+        table.close()
+        raise UserError(f"the store has version {found}, this densityclip writes {version}", "give another --store")
+    table.executescript(tables)
+    table.execute(f"PRAGMA user_version = {version}")
+    path.chmod(0o600)
+    return table
+
+
+def take_alone(folder: Path) -> IO[str]:
+    """Lock a folder for this process, until the handle is closed.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    # The lock goes with the process, however it ends.
+    handle = (folder / "lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise UserError(f"another process uses the store {folder}", "stop it, or give another --store") from error
+    return handle
+
+
+def write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
+    """Write a file and sync it; returns its bytes."""
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def rename_synced(source: Path, target: Path) -> None:
+    """Rename a file and sync the folder it is in now."""
+    source.replace(target)
+    sync(target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none, for its owner only, and sync the one above it."""
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Sync a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error means that the disk, or a quota, is full."""
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
