@@ -172,5 +172,7 @@ def open_audit(path: Path) -> logging.Handler:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"))
     logger = logging.getLogger("densityclip.audit")
     logger.setLevel(logging.INFO)
+    # It is a file, and no talk on the terminal.
+    logger.propagate = False
     logger.addHandler(handler)
     return handler
