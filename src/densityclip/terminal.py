@@ -75,8 +75,9 @@ def _plain_lines(title: str) -> Report:
 
 
 def say(text: str) -> None:
-    """Write a line of result to standard output."""
+    """Write a line of result to standard output, at once: a service's log waits for it, and may be a pipe."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
