@@ -143,3 +143,13 @@ def test_a_table_hashed_in_slices_has_the_hash_of_its_whole_text(rows):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(artifacts, "_HASHED_ROWS", 2)
         assert hash_table(table) == hash_bytes(table.write_csv().encode())
+
+
+def test_a_table_of_ours_that_lost_a_column_says_which(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    write_table(conform(pl.DataFrame(), "predictions"), path, "predictions")
+    metadata = pl.read_parquet_metadata(path)
+    kept = {key: metadata[key] for key in ("densityclip_kind", "schema_version")}
+    pl.read_parquet(path).drop("prob_d").write_parquet(path, metadata=kept)
+    with pytest.raises(UserError, match="lacks the columns prob_d"):
+        read_table(path, "predictions")

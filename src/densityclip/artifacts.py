@@ -233,6 +233,9 @@ def read_table(path: Path, kind: str) -> pl.DataFrame:
             f"{path} has schema version {version}, this densityclip reads {SCHEMA_VERSION}",
             f"make it again with `{_MADE_BY[kind]}`",
         )
+    missing = [name for name in SCHEMAS[kind] if name not in table.columns]
+    if missing:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}", f"make it again with `{_MADE_BY[kind]}`")
     return table
 
 

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from dataset_layouts import EMBED_PREFIX, edit, lay_out_embed, no_file, write_csv, write_header
+from densityclip.datasets import embed
 from densityclip.datasets.contract import Request, collect
 from densityclip.datasets.embed import candidates
 from densityclip.errors import UserError
@@ -170,3 +171,13 @@ def test_images_whose_files_are_named_alike_are_different_images(tmp_path) -> No
     (tmp_path / "tables/EMBED_OpenData_clinical.csv").write_text("acc_anon,tissueden\n1,1.0\n2,2.0\n")
     index = collect(candidates(Request(source=tmp_path, no_files=True))).index
     assert sorted(index["image_id"]) == ["alone", "cohort_1/1/L_CC.dcm", "cohort_1/2/L_CC.dcm"]
+
+
+@pytest.mark.parametrize("words", ["Unknown, Unavailable or Unreported", "Patient Declined", "Not Recorded"])
+def test_words_for_a_race_that_is_not_known_make_no_group(words) -> None:
+    table = pl.DataFrame({"RACE_DESC": [words, "African American  or Black", "Asian"]})
+    assert table.select(embed._stated("RACE_DESC")).to_series().to_list() == [
+        None,
+        "African American or Black",
+        "Asian",
+    ]

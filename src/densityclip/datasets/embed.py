@@ -110,6 +110,12 @@ def _beside(image_table: Path) -> Path:
     return found
 
 
+def _stated(race: str) -> pl.Expr:
+    """A race as it is written; null where the words say that it is not known, so that this is no group of people."""
+    text = pl.col(race).str.replace_all(r"\s+", " ")
+    return pl.when(~text.str.contains(r"(?i)unknown|unavailable|unreported|not recorded|declined")).then(text)
+
+
 def _exams(findings: Rows) -> tuple[pl.DataFrame, list[str]]:
     """One row an exam: `density` (of differing ones the densest), `age`, `race`, and what is left out by `_male`."""
     findings.refuse_blanks("acc_anon")
@@ -117,7 +123,7 @@ def _exams(findings: Rows) -> tuple[pl.DataFrame, list[str]]:
     race = [name for name in ("RACE_DESC", "ETHNICITY_DESC") if name in findings.table.columns]
     rows = findings.table.select(
         pl.col("acc_anon").alias("exam_id"),
-        pl.coalesce(*race, pl.lit(None, pl.String)).str.replace_all(r"\s+", " ").alias("race"),
+        pl.coalesce(*(_stated(name) for name in race), pl.lit(None, pl.String)).alias("race"),
     ).with_columns(
         findings.parsed_if_there("age_at_study", parse_age, pl.Float64()).alias("age"),
         said.replace(_MALE, None).cast(DENSITY).alias("density"),

@@ -150,12 +150,12 @@ def worst_words(worst: Sequence[Mapping[str, Any]], arm: str, kind: str) -> str:
     span = interval_text(widest["gap"])
     kinds = ", ".join(dict.fromkeys(group_kind(entry["by"]) for entry in able))
     return (
-        f"Worst group: over the groups with enough patients ({kinds}), {arm} has its widest gap at "
-        f"{widest['cohort']}{f' ({kind})' if kind else ''} by {group_kind(widest['by'])}: {name} "
-        f"{number(widest['value'])} in {widest['worst_group']} against {number(widest['best_value'])} in "
-        f"{widest['best_group']}, a gap of {number(widest['gap']['value'])}{f' ({span})' if span else ''}. It was "
-        "picked as the widest of them, and a gap between the worst and the best is above zero by chance alone: it is "
-        "where to look, not a finding."
+        f"Worst group at {widest['cohort']}{f' ({kind})' if kind else ''}: by {group_kind(widest['by'])}, {arm} has "
+        f"{name} {number(widest['value'])} in {widest['worst_group']} against {number(widest['best_value'])} in "
+        f"{widest['best_group']}, a gap of {number(widest['gap']['value'])}{f' ({span})' if span else ''}. Compared "
+        f"were the kinds of group of which two have enough patients there ({kinds}); other cohorts stand under Groups, "
+        "and may have wider gaps. It was picked as the widest, and a gap between the worst and the best is above zero "
+        "by chance alone: it is where to look, not a finding."
     )
 
 

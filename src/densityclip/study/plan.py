@@ -10,6 +10,7 @@ from densityclip.study.measure import Speeds
 from densityclip.study.members import about_of, shuffled_folder
 from densityclip.study.sizes import Size, size_of, validated_by
 from densityclip.study.state import STATE, state_file
+from densityclip.study.telling import in_words
 from densityclip.study_file import Member, Study
 
 
@@ -113,7 +114,7 @@ def _training(study: Study, member: Member, sizes: dict[str, Size | None], speed
     if member.arm == "zero-shot":
         return Planned(f"train {member.title}", "baseline: nothing is trained")
     changed = study.arms[member.arm].training if member.arm in study.arms else {}
-    words = "".join(f"; {key} {value}" for key, value in changed.items())
+    words = "".join(f"; {key} {in_words(value)}" for key, value in changed.items())
     what = f"{', '.join(config.modalities)}; {config.steps} steps of {config.batch_size}{words}"
     per_image = speeds.convolved if member.arm == "cnn" else speeds.trained
     seconds = _times(per_image, config.steps * config.batch_size)

@@ -256,7 +256,8 @@ class StudyRun:
             read_about(member, models[member])["data"]["images_by_category"] for member in models if member.arm == arm
         ]
         # Half an image more, as where the frequencies were put back: no share is zero.
-        prior = [float(np.mean([count[letter] + 0.5 for count in counts])) for letter in CATEGORIES]
+        known = np.mean([[count[letter] + 0.5 for letter in CATEGORIES] for count in counts], axis=0)
+        prior = (known / known.sum()).tolist()
         seed, path = self.study.evaluation.seed, self.out / LOCAL
         self.steps.run(
             "local",

@@ -105,7 +105,7 @@ def _sentence(study: Study, member: Member, folder: Path) -> str:
     # Arms of other images say how many; of the rest, what differs can be read at once.
     if differs and "modalities" not in differs and len(differs) <= _FEW:
         return f"as {first.arm}, but " + ", ".join(
-            f"{name.replace('_', ' ')} {_told(differs[name])}" for name in differs
+            f"{name.replace('_', ' ')} {in_words(differs[name])}" for name in differs
         )
     data = read_about(member, folder)["data"]
     seeds = sorted({one.seed for one in study.members_of(member.arm)})
@@ -119,9 +119,10 @@ def _sentence(study: Study, member: Member, folder: Path) -> str:
     )
 
 
-def _told(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A setting as a person writes it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_told(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {in_words(one)}" for key, one in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
