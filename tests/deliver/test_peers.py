@@ -109,9 +109,9 @@ def test_one_peer_that_is_down_holds_up_no_other(store, run, peer):
     study = put_answer(store, "1.2.3", down, dicom_peer(peer))
     peer.start()
     run(down, dicom_peer(peer))
-    wait_until(lambda: len(peer.contents) == 1)
+    wait_until(lambda: store.waiting_for() == {down.name: 1})
+    assert len(peer.contents) == 1
     assert store.state_of(study)[0] is State.ANSWERED
-    assert store.waiting_for() == {down.name: 1}
 
 
 def test_a_file_that_is_gone_holds_up_no_other_exam(store, run, peer):
