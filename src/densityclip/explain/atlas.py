@@ -144,6 +144,7 @@ def write_atlas(
     note: str,
     drawn: Collection[str] | None = None,
     title: str = "",
+    sheets: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw what was gathered, and write its figures; `explain.json` comes last, so a folder that has it is whole.
@@ -155,6 +156,7 @@ def write_atlas(
         note: What every overlay says of itself.
         drawn: Ids of the images to draw; all if not given.
         title: Added to the titles of the sheets.
+        sheets: Whether contact sheets are drawn.
         progress: Told how many images are drawn.
 
     Returns:
@@ -169,7 +171,7 @@ def write_atlas(
             _write(folder / name, overlay_png(stored, key, top, note=note))
         if progress is not None:
             progress(done)
-    shown = [read_maps(folder, row) for row in for_sheet(rows)]
+    shown = [read_maps(folder, row) for row in for_sheet(rows)] if sheets else []
     for key, top in scale.items() if shown else ():
         words = f"{map_title(key)}{f': {title}' if title else ''}"
         _write(folder / picture_name("sheet", key, first), draw_sheet(shown, key, top, words))

@@ -33,6 +33,7 @@ def explain(
     drawn: Collection[str] | None = None,
     truth: Mapping[str, Path] | None = None,
     title: str = "",
+    sheets: bool = True,
     progress: Report = None,
 ) -> dict[str, dict[str, Any]]:
     """Map images: raw maps, overlays, sheets, figures about them; one colour scale for all of them.
@@ -49,6 +50,7 @@ def explain(
         drawn: Ids of the images to draw; all if not given.
         truth: By group, the folder of fibroglandular thickness by SOP Instance UID, for generated exams.
         title: Added to the titles of the sheets.
+        sheets: Whether contact sheets are drawn.
         progress: Told (done, total): each image is mapped, and then drawn.
 
     Returns:
@@ -90,6 +92,7 @@ def explain(
             scale,
             note=note,
             drawn=drawn,
+            sheets=sheets,
             title=", ".join(part for part in (title, name) if part),
             progress=told.add,
         )

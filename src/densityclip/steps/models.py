@@ -166,7 +166,13 @@ def _predict(
     usable = found.filter(pl.col("image_id").is_in(answered.implode()))
     if overlay and len(usable):
         explain(
-            {"": usable}, predictor, out / "overlays", methods=DEFAULT_METHODS[:1], measured=False, progress=progress
+            {"": usable},
+            predictor,
+            out / "overlays",
+            methods=DEFAULT_METHODS[:1],
+            measured=False,
+            sheets=False,
+            progress=progress,
         )
     return table
 
