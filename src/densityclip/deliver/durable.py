@@ -1,14 +1,85 @@
 """Files and tables that outlive a kill and a power cut: what the stores of the listener and the service share."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from densityclip.errors import UserError
+
+
+class DurableFolder:
+    """A folder that one process has to itself, with a table whose commits are synced; for several threads.
+
+    Attributes:
+        folder: Where everything lies.
+    """
+
+    def __init__(self, folder: Path, file: str, tables: str, *, version: int, parts: Iterable[Path]) -> None:
+        """Open the folder, make it where there is none, and put right what a killed process left.
+
+        Args:
+            folder: Where; two processes cannot have the same one open.
+            file: Name of the SQLite file in it.
+            tables: SQL that makes what is not there yet.
+            version: Of the tables.
+            parts: The folders in it.
+
+        Raises:
+            UserError: Another process has it open, it is of another version, or it cannot be written.
+        """
+        self.folder = folder
+        self._lock = threading.RLock()
+        try:
+            for part in (folder, *parts):
+                part.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._only = take_alone(folder)
+            self._table = open_table(folder / file, tables, version=version)
+            try:
+                self._recover()
+            except BaseException:
+                self.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"the store {folder} cannot be used ({error})",
+                "give a folder on a disk of this machine with free space left",
+            ) from error
+
+    def close(self) -> None:
+        """Close the table and let another process have the folder."""
+        with self._lock:
+            self._table.close()
+            self._only.close()
+
+    def _recover(self) -> None:
+        """Put right what a killed process left."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._table.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._table
+                self._table.execute("COMMIT")
+            finally:
+                # A commit that finds the disk full leaves the transaction open.
+                if self._table.in_transaction:
+                    self._table.execute("ROLLBACK")
+
+    def _one(self, query: str, *values: object) -> tuple | None:
+        with self._lock:
+            return self._table.execute(query, values).fetchone()
+
+    def _all(self, query: str, *values: object) -> list[tuple]:
+        with self._lock:
+            return self._table.execute(query, values).fetchall()
 
 
 def open_table(path: Path, tables: str, *, version: int) -> sqlite3.Connection:

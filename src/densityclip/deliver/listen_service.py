@@ -1,11 +1,12 @@
 """The listener as a whole: the port, the workers, the deliveries, and what is thrown away in time."""
 
+import contextlib
 import importlib.util
 import logging
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from logging.handlers import WatchedFileHandler
@@ -78,15 +79,11 @@ def listen_with_bundle(
     from densityclip.deliver.listen_answer import open_answer
 
     stop = threading.Event()
-    before = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in (signal.SIGTERM, signal.SIGINT)}
     where = f"{settings.port.ae_title} on {settings.port.address}"
-    try:
+    with told_to_end(stop.set):
         listen(
             settings, partial(open_answer, bundle), stop, opened=lambda port: say(f"Listening: {where} port {port}.")
         )
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
     say("Stopped. What was accepted and not yet delivered is kept; the same command goes on with it.")
 
 
@@ -140,8 +137,7 @@ def listen(
         deliveries.stop()
         audit("stopped")
         store.close()
-        logging.getLogger("densityclip.audit").removeHandler(handler)
-        handler.close()
+        close_audit(handler)
 
 
 def _tidy_until(stop: threading.Event, store: Store, settings: ListenSettings) -> None:
@@ -162,6 +158,23 @@ def _tell_of_forgotten_peers(store: Store, settings: ListenSettings) -> None:
     for name, objects in store.waiting_for().items():
         if name not in known:
             _log.warning("%d objects wait for %s, which is no --peer of this run; they are kept", objects, name)
+
+
+@contextlib.contextmanager
+def told_to_end(do: Callable[[], None]) -> Iterator[None]:
+    """Do something on SIGTERM and Ctrl-C instead of dying of them, for as long as it lasts."""
+    before = {kind: signal.signal(kind, lambda *_: do()) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def close_audit(handler: logging.Handler) -> None:
+    """Take back what `open_audit` did."""
+    logging.getLogger("densityclip.audit").removeHandler(handler)
+    handler.close()
 
 
 def open_audit(path: Path) -> logging.Handler:

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import ipaddress
 import logging
-import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from densityclip.deliver.api_keys import ApiKeys
 from densityclip.deliver.jobs import Jobs, MakeAnswer
 from densityclip.deliver.limits import Limits, Pauses
-from densityclip.deliver.listen_service import AUDIT_LOG, open_audit
+from densityclip.deliver.listen_service import AUDIT_LOG, close_audit, open_audit, told_to_end
 from densityclip.deliver.listener import audit
 from densityclip.deliver.receive import UploadLimits
 from densityclip.deliver.uploads import Uploads
@@ -166,8 +165,7 @@ def running(settings: ServeSettings, make: MakeAnswer) -> Iterator[Uploads]:
             tidy.join(5)
         audit("stopped")
         uploads.close()
-        logging.getLogger("densityclip.audit").removeHandler(handler)
-        handler.close()
+        close_audit(handler)
 
 
 def _serve_http(settings: ServeSettings, app: object, opened: Callable[[int], None]) -> None:
@@ -192,16 +190,13 @@ def _serve_http(settings: ServeSettings, app: object, opened: Callable[[int], No
         limit_concurrency=100,
     )
     # uvicorn ends gracefully, and then sends the signal to itself again: by then all is done.
-    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        _Server(config).run()
-    except SystemExit as error:
-        raise UserError(
-            f"port {settings.port} of {settings.host} cannot be opened", "give another --port or --host"
-        ) from error
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+    with told_to_end(lambda: None):
+        try:
+            _Server(config).run()
+        except SystemExit as error:
+            raise UserError(
+                f"port {settings.port} of {settings.host} cannot be opened", "give another --port or --host"
+            ) from error
 
 
 def _tidy_until(stop: threading.Event, uploads: Uploads) -> None:

@@ -6,22 +6,19 @@ is the one truth of what is to be done: there is no queue beside it that could d
 UIDs, so that nothing from outside becomes a path, and so that no log or listing of files shows a UID.
 """
 
-import contextlib
 import hashlib
 import shutil
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from densityclip.deliver.durable import is_full, make_folder, open_table, rename_synced, sync, take_alone, write_synced
+from densityclip.deliver.durable import DurableFolder, is_full, make_folder, rename_synced, sync, write_synced
 from densityclip.deliver.limits import Limits
 from densityclip.dicom.elements import PARSE_ERRORS
 from densityclip.dicom.inflate import parse_header
-from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
 
 _SCHEMA_VERSION = 1
@@ -107,7 +104,7 @@ def hashed(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 
-class Store:
+class Store(DurableFolder):
     """Accepted instances, answers, and the table of exams, in one folder; safe to use from several threads.
 
     Attributes:
@@ -127,30 +124,10 @@ class Store:
             UserError: Another process has it open, it is of another version, or it cannot be written.
         """
         self.folder, self.limits, self._clock = folder, limits or Limits(), clock
-        self._lock = threading.RLock()
         self._running: set[str] = set()
         self._names = iter(range(1 << 62))
-        try:
-            for part in (folder, self._incoming, self._instances, self._results, self._trash, self.work):
-                part.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._only = take_alone(folder)
-            self._table = open_table(folder / "exams.sqlite", _TABLES, version=_SCHEMA_VERSION)
-            try:
-                self._recover()
-            except BaseException:
-                self.close()
-                raise
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(
-                f"the store {folder} cannot be used ({error})",
-                "give a folder on a disk of this machine with free space left",
-            ) from error
-
-    def close(self) -> None:
-        """Close the table and let another process have the store."""
-        with self._lock:
-            self._table.close()
-            self._only.close()
+        parts = (self._incoming, self._instances, self._results, self._trash, self.work)
+        super().__init__(folder, "exams.sqlite", _TABLES, version=_SCHEMA_VERSION, parts=parts)
 
     # What comes in.
 
@@ -494,31 +471,6 @@ class Store:
         rows = self._all("SELECT sop FROM objects WHERE study = ? ORDER BY number", study)
         paths = (self._results / study / f"{sop}.dcm" for (sop,) in rows)
         return tuple(path for path in paths if path.is_file())
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._table.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._table
-            except BaseException:
-                self._table.execute("ROLLBACK")
-                raise
-            try:
-                self._table.execute("COMMIT")
-            except sqlite3.Error:
-                # A commit that finds the disk full leaves the transaction open.
-                if self._table.in_transaction:
-                    self._table.execute("ROLLBACK")
-                raise
-
-    def _one(self, query: str, *values: object) -> tuple | None:
-        with self._lock:
-            return self._table.execute(query, values).fetchone()
-
-    def _all(self, query: str, *values: object) -> list[tuple]:
-        with self._lock:
-            return self._table.execute(query, values).fetchall()
 
 
 def _study_of(path: Path, sop_instance_uid: str) -> str:

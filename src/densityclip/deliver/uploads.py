@@ -5,25 +5,22 @@ A job is accepted when its files are synced, its folder is renamed into place an
 numbered. The uploaded files go as soon as there is an answer, the answer goes after a set time.
 """
 
-import contextlib
 import json
 import os
 import secrets
 import shutil
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-from densityclip.deliver.durable import is_full, make_folder, open_table, rename_synced, sync, take_alone
+from densityclip.deliver.durable import DurableFolder, is_full, make_folder, rename_synced, sync
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.store import DiskFullError, Job
 from densityclip.dicom.header import starts_like_dicom
-from densityclip.errors import UserError
 from densityclip.reasons import Reason
 
 PROGRESS, RESULT = "progress.json", "result.json"
@@ -150,7 +147,7 @@ class Upload:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Uploads:
+class Uploads(DurableFolder):
     """Jobs of the web service in one folder; safe to use from several threads. A `jobs.JobStore`.
 
     Attributes:
@@ -178,29 +175,9 @@ class Uploads:
             UserError: Another process has it open, it is of another version, or it cannot be written.
         """
         self.folder, self.limits, self._keep, self._clock = folder, limits or Limits(), keep_seconds, clock
-        self._lock = threading.RLock()
         self._running: set[str] = set()
-        try:
-            for part in (folder, self._incoming, self._inputs, self._results, self.work):
-                part.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._only = take_alone(folder)
-            self._table = open_table(folder / "jobs.sqlite", _TABLES, version=_SCHEMA_VERSION)
-            try:
-                self._recover()
-            except BaseException:
-                self.close()
-                raise
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(
-                f"the store {folder} cannot be used ({error})",
-                "give a folder on a disk of this machine with free space left",
-            ) from error
-
-    def close(self) -> None:
-        """Close the table and let another process have the folder."""
-        with self._lock:
-            self._table.close()
-            self._only.close()
+        parts = (self._incoming, self._inputs, self._results, self.work)
+        super().__init__(folder, "jobs.sqlite", _TABLES, version=_SCHEMA_VERSION, parts=parts)
 
     # What comes in.
 
@@ -412,22 +389,6 @@ class Uploads:
             if states.get(left.name) != JobState.DONE:
                 shutil.rmtree(left, ignore_errors=True)
         self.remove_old()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._table.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._table
-                self._table.execute("COMMIT")
-            finally:
-                # A commit that finds the disk full leaves the transaction open.
-                if self._table.in_transaction:
-                    self._table.execute("ROLLBACK")
-
-    def _all(self, query: str, *values: object) -> list[tuple]:
-        with self._lock:
-            return self._table.execute(query, values).fetchall()
 
 
 def _ending_of(start: bytes) -> str | None:
