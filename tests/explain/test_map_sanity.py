@@ -4,18 +4,10 @@ import copy
 
 import torch
 from open_clip.model import CustomTextCLIP
+from small_tower import TEXT, VISION
 
 from densityclip.explain.figures import EVERYTHING
 from densityclip.explain.sanity import randomised, stages
-
-VISION = {
-    "timm_model_name": "test_vit",
-    "timm_model_pretrained": False,
-    "timm_pool": "",
-    "timm_proj": "linear",
-    "image_size": 160,
-}
-TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 50, "context_length": 8}
 
 
 def trunk_of(model: CustomTextCLIP) -> torch.nn.Module:

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from densityclip.artifacts import SCHEMA_VERSION, atomic_path, file_stem, hash_json, write_json, write_manifest
 from densityclip.explain.consistency import Mapped, across_members, aligned, pairs, summary
 from densityclip.explain.drawing import draw_sheet, for_sheet, map_title, overlay_png, picture_name
-from densityclip.explain.faithfulness import INSIDE
 from densityclip.explain.figures import SHUFFLED
-from densityclip.explain.followers import patch_means
 from densityclip.explain.maps import ImageMap, Key
 from densityclip.explain.measure import image_figures, randomised_figures, sameness
 from densityclip.explain.paint import shared_scale
@@ -28,17 +26,7 @@ if TYPE_CHECKING:
 _FACTS = ("image_id", "patient_id", "modality", "density", "laterality", "view")
 # Images whose maps are looked at again with each block of the tower randomised.
 _SAMPLE = 24
-_FIGURE_TYPES = {
-    "image_id": pl.String(),
-    "patient_id": pl.String(),
-    "modality": pl.String(),
-    "density": pl.String(),
-    "laterality": pl.String(),
-    "view": pl.String(),
-    "map": pl.String(),
-    "figure": pl.String(),
-    "value": pl.Float64(),
-}
+_FIGURE_TYPES = dict.fromkeys((*_FACTS, "map", "figure"), pl.String()) | {"value": pl.Float64()}
 
 
 @dataclass
@@ -78,8 +66,7 @@ class Gathered:
         for done, item in enumerate(items, start=1):
             place = places[item.row["image_id"]]
             for method, tokens in _of_density_score(item):
-                inside = patch_means(item.shown.mask, (tokens.shape[0], tokens.shape[1])) >= INSIDE
-                value = sameness(self.heats[method, DENSITY_SCORE][place], tokens, inside)
+                value = sameness(self.heats[method, DENSITY_SCORE][place], tokens, item.shown.mask)
                 self.figures += [_figure(item.row, method, SHUFFLED, value)] if np.isfinite(value) else []
             if progress is not None:
                 progress(done)
@@ -104,7 +91,7 @@ def gather(
         measured: Whether figures are computed.
         progress: Told how many are done.
     """
-    kept = Gathered()
+    kept, gland = Gathered(), _gland_reader(truth)
     for item in items:
         store_maps(item, folder)
         row = dict(item.row)
@@ -112,7 +99,7 @@ def gather(
         for key, tokens in item.tokens.items():
             kept.heats.setdefault(key, []).append(tokens)
         if measured:
-            found = image_figures(item, classifier, _gland_reader(truth))
+            found = image_figures(item, classifier, gland)
             kept.figures += [_figure(row, *one) for one in found]
             for method, tokens in _of_density_score(item):
                 kept.aligned.setdefault(method, []).append(_mapped(item, tokens))
@@ -162,7 +149,7 @@ def write_atlas(
     Returns:
         The content of `explain.json`.
     """
-    rows = [row for row in kept.rows if drawn is None or row["image_id"] in set(drawn)]
+    rows = [row for row in kept.rows if drawn is None or row["image_id"] in drawn]
     first = next(iter(scale))
     for done, row in enumerate(rows, start=1):
         stored = read_maps(folder, row)

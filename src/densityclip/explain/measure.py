@@ -122,15 +122,21 @@ def _noise(item: ImageMap, classifier: "DensityClassifier", maps: dict[str, NDAr
         [DENSITY_SCORE],
     )
     for name, tokens in maps.items():
-        inside = patch_means(shown.mask, (tokens.shape[0], tokens.shape[1])) >= INSIDE
-        yield name, NOISE, sameness(tokens, again[name, DENSITY_SCORE][0], inside)
+        yield name, NOISE, sameness(tokens, again[name, DENSITY_SCORE][0], shown.mask)
 
 
-def sameness(before: NDArray[np.floating], after: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
-    """Rank correlation of two maps over some tokens; 0 where one of them has become the same everywhere.
+def sameness(before: NDArray[np.floating], after: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
+    """Rank correlation of two maps over the tokens of the breast; 0 where the second has become the same everywhere.
 
-    NaN where there was nothing to change: the first map was the same everywhere.
+    Args:
+        before: `[grid rows, grid columns]`.
+        after: Of the same shape.
+        mask: `[h, w]` of the canvas, the breast.
+
+    Returns:
+        NaN where there was nothing to change: the first map was the same everywhere.
     """
+    inside = patch_means(mask, (before.shape[0], before.shape[1])) >= INSIDE
     first, second = before[inside], after[inside]
     if not len(first) or np.ptp(first) == 0:
         return float("nan")
@@ -160,8 +166,7 @@ def randomised_figures(
         for place, item in enumerate(items):
             for method in methods:
                 before = item.slices[method, DENSITY_SCORE][item.middle]
-                inside = patch_means(item.shown.mask, (before.shape[0], before.shape[1])) >= INSIDE
-                value = sameness(before, maps[method, DENSITY_SCORE][place], inside)
+                value = sameness(before, maps[method, DENSITY_SCORE][place], item.shown.mask)
                 if np.isfinite(value):
                     found.append((place, method, f"{RANDOMISED}.{part}", value))
     return found

@@ -43,7 +43,7 @@ def explain(
         predictor: The model.
         out: Where to write.
         methods: Some of `densityclip.explain.methods.METHODS`; the first one's pictures have the plain names.
-        targets: Some of `densityclip.explain.gradcam.TARGETS`; figures are about the density score.
+        targets: Some of `densityclip.explain.targets.TARGETS`; figures are about the density score.
         measured: Whether figures are computed.
         others: Models of the same recipe, trained on other folds, whose maps of the same images are compared.
         shuffled: A model trained likewise on shuffled labels: maps that it draws too show nothing of density.
