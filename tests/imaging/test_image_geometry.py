@@ -1,5 +1,6 @@
 """The prepared grid and the original: the way there and the way back belong together."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -35,12 +36,19 @@ def geometries(draw) -> Geometry:
 
 
 def inside(g: Geometry) -> tuple[slice, slice]:
-    """What the crop covers on the original, a few pixels from its edge."""
+    """What the crop covers on the original, away from its edge.
+
+    The filter is as wide as the reduction and is cut off at the edge of the crop, which biases the outermost prepared
+    pixel; on the way back that reaches one and a half prepared pixels inwards.
+    """
     left = g.columns - g.crop_left - g.crop_columns if g.flipped else g.crop_left
-    away = 6
+    away = [
+        max(2, math.ceil(1.5 * g.crop_rows / g.scaled_rows)),
+        max(2, math.ceil(1.5 * g.crop_columns / g.scaled_columns)),
+    ]
     return (
-        slice(g.crop_top + away, g.crop_top + g.crop_rows - away),
-        slice(left + away, left + g.crop_columns - away),
+        slice(g.crop_top + away[0], g.crop_top + g.crop_rows - away[0]),
+        slice(left + away[1], left + g.crop_columns - away[1]),
     )
 
 
