@@ -1,0 +1,5 @@
+"""`python -m densityclip.cli`."""
+
+from densityclip.cli import main
+
+main()

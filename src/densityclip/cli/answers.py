@@ -1,0 +1,150 @@
+"""Commands that answer: predictions, their score, maps of where a model looked."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from densityclip.cli.options import Out, Workers, exit_if, open_model
+from densityclip.cli.shown import show_metrics
+from densityclip.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def predict(
+    source: Annotated[Path, typer.Argument(help="DICOM or image file, a folder or a zip archive of them, or a cache.")],
+    model: Annotated[Path, typer.Option(help="Bundle.")],
+    out: Out,
+    sr: Annotated[bool, typer.Option("--sr", help="Write a DICOM structured report per exam.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Draw where the model looked, as PNG and as DICOM secondary captures.")
+    ] = False,
+    splits: Annotated[Path | None, typer.Option(help="Split file: marks training patients, so none is scored.")] = None,
+    workers: Workers = 1,
+) -> None:
+    """Predict density: predictions.parquet and .csv, a JSON per exam, structured reports, overlays.
+
+    Example: densityclip predict images --model model/bundle --out answers --overlay
+
+    Example: densityclip predict exam.zip --model model/bundle --out answers --sr --overlay
+    """
+    from densityclip import steps, terminal
+
+    bundle, said = open_model(model), list[str]()
+    with terminal.progress("predict") as report:
+        table = steps.predict(
+            source,
+            bundle,
+            out,
+            splits=splits,
+            overlay=overlay,
+            report=sr,
+            workers=workers,
+            progress=report,
+            announce=said.append,
+        )
+    for sentence in said:
+        terminal.say(sentence)
+    _show_predictions(table, out)
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="predictions.parquet or its folder.")],
+    out: Out,
+    against: Annotated[Path | None, typer.Option(help="Other predictions of the same images, to subtract.")] = None,
+    resamples: Annotated[int, typer.Option(min=100)] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Score predictions with labels: metrics.json and report.html, each figure with a 95% interval.
+
+    Example: densityclip evaluate answers --out evaluation
+
+    Example: densityclip evaluate answers --against other-answers --out comparison
+    """
+    from densityclip import steps, terminal
+    from densityclip.report.evaluation_report import write_evaluation_report
+
+    table, joinings, pairs = steps.read_predictions(predictions), steps.joinings_beside(predictions), None
+    if against is not None:
+        both = joinings, steps.joinings_beside(against)
+        table, joinings, pair = steps.compare(table, steps.read_predictions(against), both)
+        pairs = [pair]
+    with terminal.progress("evaluate") as report:
+        metrics = steps.evaluate(
+            table, out, joinings=joinings, resamples=resamples, seed=seed, pairs=pairs, progress=report
+        )
+    page = write_evaluation_report(out / "report.html", metrics)
+    show_metrics(metrics)
+    terminal.say(f"The report is {page}.")
+
+
+def explain(
+    source: Annotated[Path, typer.Argument(help="DICOM or image file, or a folder of them.")],
+    model: Annotated[Path, typer.Option(help="Bundle.")],
+    out: Out,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="gradcam, attention or occlusion (slow); again for more.  [default: gradcam, attention]"),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="density-score, expected-density, A, B, C, D, or all; again for more.  [default: density-score]"
+        ),
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Measure the maps: ten to a hundred times the work of mapping.")] = True,
+) -> None:
+    """Map where the model looked: raw maps, overlays, contact sheets, and figures about them.
+
+    Example: densityclip explain images --model model/bundle --out maps --method gradcam --target all
+    """
+    from densityclip import steps, terminal
+
+    methods, targets = steps.chosen_maps(method or (), target or ())
+    bundle = open_model(model)
+    with terminal.progress("explain") as report:
+        written, refused = steps.explain_source(
+            source, bundle, out, methods=methods, targets=targets, measured=figures, progress=report
+        )
+    for row in written["verdicts"]:
+        terminal.say(
+            f"{row['map']}: {row['claim']}: {row['verdict']}" + (f" ({row['figures']})." if row["figures"] else ".")
+        )
+    terminal.say(f"{written['images']} images mapped, {refused} refused; see {out / 'sheet.png'}.")
+    exit_if(refused)
+
+
+def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
+    from densityclip import steps, terminal
+
+    level = "exam" if "exam" in table["level"] else "image"
+    rows = table.filter(table["level"] == level)
+    name = "patient_id" if level == "exam" else "image_id"
+    shown = [
+        [row[name] or "-", row["predicted"] or "-", *(_percent(row[f"prob_{c}"]) for c in "abcd")]
+        for row in rows.head(20).iter_rows(named=True)
+    ]
+    some = "" if len(rows) <= 20 else f", the first 20 of {len(rows)}"
+    first = "exam of patient" if level == "exam" else "image"
+    terminal.show_table(f"Predicted, {level} level{some}", (first, "density", "A", "B", "C", "D"), shown)
+    images = table.filter(table["level"] == "image")
+    refused = images.filter(images["status"] == "refused")
+    for row in refused.head(10).iter_rows(named=True):
+        terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
+    for row in table.filter((table["level"] == "exam") & (table["status"] == "abstained")).iter_rows(named=True):
+        terminal.say(f"No answer for the exam of {row['patient_id'] or '-'} ({row['reason']})")
+    answers = images["predicted"].drop_nulls()
+    if len(answers) > 5 and answers.n_unique() == 1:
+        terminal.say(f"Every image got the same category, {answers[0]}: look at the training before relying on it.")
+    terminal.say(
+        f"{len(images) - len(refused)} of {len(images)} images answered; all rows in {out / steps.PREDICTIONS}."
+    )
+    if len(refused) == len(images):
+        raise UserError("no image could be used", f"see the reasons in {out / 'predictions.csv'}")
+    exit_if(len(refused))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"

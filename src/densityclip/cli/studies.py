@@ -1,0 +1,73 @@
+"""Commands that run a whole study."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from densityclip.cli.options import Out, Workers, pairs
+from densityclip.cli.shown import show_metrics
+
+if TYPE_CHECKING:
+    from densityclip.study_file import Study
+
+
+def study(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Study file (YAML), or the name of one that ships: sites, ablation, archive-rsna-embed, embed-vindr."
+        ),
+    ],
+    out: Out,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", help="name=path for each ${name} in the study file; repeat.")
+    ] = None,
+    scale: Annotated[float, typer.Option(min=0.01, max=10, help="Share of the generated exams and of the steps.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times, and stop.")] = False,
+    workers: Workers = 2,
+) -> None:
+    """Run a whole study, or go on with it.
+
+    Example: densityclip study my-study.yaml --out runs/my-study
+
+    Example: densityclip study embed-vindr --out runs/embed --path embed=/data/EMBED --path vindr=/data/vindr
+    --path foundation=biomedclip --dry-run
+    """
+    from densityclip.study_file import read_study
+
+    described = read_study(file, pairs(path or [], "--path")).scaled(scale)
+    _run_study(described, out, dry_run=dry_run, workers=workers)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
+    scale: Annotated[float, typer.Option(min=0.05, max=10, help="Share of the demo's exams and steps.")] = 1.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times, and stop.")] = False,
+    workers: Workers = 2,
+) -> None:
+    """Run the demo: the whole road on generated exams, to one report.
+
+    Example: densityclip demo --out demo
+    """
+    from densityclip.study_file import shipped_study
+
+    _run_study(shipped_study("demo").scaled(scale), out, dry_run=dry_run, workers=workers)
+
+
+def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int) -> None:
+    from densityclip import steps, terminal
+    from densityclip.artifacts import read_json
+    from densityclip.study import StudyRun, measure, plan, summary
+
+    if dry_run:
+        lines = plan(described, out, speeds=measure(described, out), workers=workers)
+        terminal.show_table(described.title, ("step", "what", "about"), [line.row() for line in lines])
+        for sentence in summary(lines, described, out):
+            terminal.say(sentence)
+        return
+    page = StudyRun(described, out, workers=workers, progress=terminal.progress).run()
+    show_metrics(read_json(out / steps.METRICS, "densityclip study"))
+    if described.generated:
+        terminal.say("All exams were generated: the figures say nothing about patients.")
+    terminal.say(f"The report is {page}.")
