@@ -87,6 +87,31 @@ def test_registers_and_the_norm_before_the_blocks_of_timms_towers_count_as_embed
         assert found[f"visual.trunk.{name}"] == (pytest.approx(FACTOR**7), 0.0), name
 
 
+@pytest.mark.parametrize(
+    ("tower", "below"),
+    [
+        (
+            "convnext_atto",
+            {"stem.0.weight": 5, "stages.0.": 4, "stages.1.downsample.": 3, "stages.3.": 1, "head.norm.": 0},
+        ),
+        ("resnet18", {"conv1.weight": 5, "bn1.": 5, "layer1.": 4, "layer4.1.": 1}),
+        ("swin_tiny_patch4_window7_224", {"patch_embed.": 5, "layers.0.blocks.1.": 4, "layers.3.": 1, "norm.": 0}),
+        ("regnety_002", {"stem.": 5, "s1.b1.": 4, "s4.b7.": 1}),
+        ("efficientnet_b0", {"conv_stem.": 8, "bn1.": 8, "blocks.0.0.": 7, "blocks.6.0.": 1, "bn2.": 0}),
+    ],
+)
+def test_a_tower_of_stages_is_counted_by_stages(tower: str, below: dict[str, int]):
+    clip = nn.Module()
+    clip.visual = nn.Module()
+    clip.visual.trunk = timm.create_model(tower, num_classes=0)
+    found = settings_of(clip)
+    for prefix, depth in below.items():
+        rates = {share for name, (share, _) in found.items() if name.startswith(f"visual.trunk.{prefix}")}
+        assert [*rates] == pytest.approx([FACTOR**depth]), prefix
+    convolutions = {f"{n}.weight" for n, m in clip.named_modules() if isinstance(m, nn.Conv2d) and ".blocks." in n}
+    assert {found[name][1] for name in convolutions} <= {DECAY}
+
+
 def test_lora_refuses_towers_that_it_does_not_know_and_leaves_them_as_they_were(tmp_path: Path):
     own = load_foundation(write_model(tmp_path / "own", {"embed_dim": 32, "vision_cfg": OWN_VIT, "text_cfg": OWN_TEXT}))
     with pytest.raises(UserError, match="timm's ViT as image tower alone"):

@@ -17,11 +17,13 @@ ADAPTATIONS = ("zero-shot", "linear-probe", "lora", "lp-ft", "full")
 # The last map of a tower into the shared space, in timm's, Hugging Face's and open_clip's own towers.
 _IMAGE_PROJECTION = re.compile(r"^visual\.(head\.|proj$)")
 _TEXT_PROJECTION = re.compile(r"^(text\.)?(proj\.|text_projection)")
-_BLOCK = re.compile(r"\.(?:blocks|layer|resblocks)\.(\d+)\.")
+# A unit of depth: a transformer's block; where a tower has stages of many blocks (ConvNeXt, Swin, ResNet, RegNet) the
+# stage, which is named before the block in it. Counted by blocks, a stem under 36 of them would get a rate of nothing.
+_BLOCK = re.compile(r"\.(?:(?:stages|layers|blocks|layer|resblocks)\.|layer(?=\d)|s(?=\d\.b\d))(\d+)\.")
 # What lies below a tower's first block: embeddings of patches, words, positions and classes, and the norm over them.
 _EMBEDDING = re.compile(
-    r"patch_embed|pos_embed|cls_token|reg_token|conv1|class_embedding|embeddings?\.|positional_embedding"
-    r"|\.(ln_pre|norm_pre)\."
+    r"patch_embed|pos_embed|cls_token|reg_token|class_embedding|embeddings?\.|positional_embedding"
+    r"|\.(ln_pre|norm_pre)\.|^visual\.(trunk\.)?(stem|conv_stem|conv1|bn1)\."
 )
 _TEMPERATURE = ("logit_scale", "logit_bias")
 
@@ -94,7 +96,8 @@ def parameter_groups(clip: nn.Module, *, rate: float, weight_decay: float, layer
     """Groups for the optimiser: the rate falls from the projections to the embeddings, decay is on matrices only.
 
     A block that lies k blocks below its tower's projection gets `rate * layer_decay ** k` (arXiv:1905.05583; for CLIP
-    arXiv:2212.06138); what lies below the first block counts as one block more. Embeddings (of patches, words,
+    arXiv:2212.06138); what lies below the first block counts as one block more. In a tower of stages the stage is the
+    unit. Embeddings (of patches, words,
     positions, classes), biases and norms are not decayed. Parameters that are frozen now are in the groups as well:
     LP-FT trains them later, and without a gradient an optimiser passes them over.
     """
@@ -108,17 +111,19 @@ def parameter_groups(clip: nn.Module, *, rate: float, weight_decay: float, layer
     return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]
 
 
-def _blocks(clip: nn.Module, text: bool) -> int:
+def _blocks(clip: nn.Module, text: bool) -> range:
+    """Numbers of a tower's blocks or stages: some towers count from 0, some from 1."""
     found = [_BLOCK.search(name) for name, _ in clip.named_parameters() if is_text(name) == text]
-    return max((int(match.group(1)) + 1 for match in found if match), default=0)
+    numbers = {int(match.group(1)) for match in found if match}
+    return range(min(numbers), max(numbers) + 1) if numbers else range(0)
 
 
-def _below(name: str, blocks: int) -> int:
+def _below(name: str, blocks: range) -> int:
     """How many blocks a parameter lies below its tower's projection: 0 there and in the last norm."""
     block = _BLOCK.search(name)
     if block:
-        return blocks - int(block.group(1))
-    return blocks + 1 if _EMBEDDING.search(name) and not is_projection(name) else 0
+        return blocks.stop - int(block.group(1))
+    return len(blocks) + 1 if _EMBEDDING.search(name) and not is_projection(name) else 0
 
 
 def interpolated(
