@@ -140,7 +140,7 @@ def occlusion(classifier: Classifier, images: Tensor, batch: int) -> NDArray[np.
 
 def by_method(method: str, classifier: Classifier, images: Tensor) -> NDArray[np.float32]:
     trunk, fat = classifier.visual.trunk, torch.zeros_like(images)
-    return method_maps(method, classifier, trunk, images, (DENSITY_SCORE,), fat=fat)[DENSITY_SCORE]
+    return method_maps(method, classifier, trunk, images, (DENSITY_SCORE,), fat=lambda: fat)[DENSITY_SCORE]
 
 
 def agreement(classifier: Classifier, images: Tensor, batch: int) -> None:

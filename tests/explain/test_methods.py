@@ -20,7 +20,9 @@ def small() -> Small:
 
 
 def maps_of(small: Small, method: str, rows=slice(None), targets=TARGETS, **choices):
-    return method_maps(method, small.classify, small.trunk, small.images[rows], targets, fat=small.fat[rows], **choices)
+    return method_maps(
+        method, small.classify, small.trunk, small.images[rows], targets, fat=lambda: small.fat[rows], **choices
+    )
 
 
 class Planted:
@@ -53,7 +55,7 @@ class Planted:
 def test_every_method_finds_the_one_patch_that_raises_the_score(method, seed, row, column):
     planted = Planted(seed, row, column)
     targets = ("density-score", "D", "A")
-    found = method_maps(method, planted.classify, planted.trunk, planted.images, targets, fat=planted.fat)
+    found = method_maps(method, planted.classify, planted.trunk, planted.images, targets, fat=lambda: planted.fat)
     for target in targets[:2]:
         assert found[target].shape == (1, 9, 8)
         others = np.delete(found[target].ravel(), row * 8 + column)
@@ -92,8 +94,8 @@ def test_images_see_the_words_of_their_own_modality(small, method):
     def classify(images: Tensor) -> Tensor:
         return 10 * torch.einsum("bd,bkd->bk", small.model.encode_image(images, normalize=True), prompts)
 
-    mixed = method_maps(method, classify, small.trunk, small.images, ("A", "D"), fat=small.fat)
-    plain = method_maps(method, small.classify, small.trunk, small.images, ("A", "D"), fat=small.fat)
+    mixed = method_maps(method, classify, small.trunk, small.images, ("A", "D"), fat=lambda: small.fat)
+    plain = method_maps(method, small.classify, small.trunk, small.images, ("A", "D"), fat=lambda: small.fat)
     np.testing.assert_allclose(mixed["A"][[0, 2]], plain["A"][[0, 2]], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(mixed["A"][1], plain["D"][1], rtol=1e-3, atol=1e-6)
 
@@ -156,7 +158,7 @@ def test_unsigned_map_is_the_positive_part_on_the_raw_scale(small, method):
 def test_a_tower_that_is_no_vit_is_a_users_mistake_with_a_next_step(method):
     zeros = torch.zeros(1, 3, 8, 8)
     with pytest.raises(UserError, match=r"needs a timm ViT.*Conv2d.*timm_model_name"):
-        method_maps(method, lambda x: x, nn.Conv2d(3, 4, 1), zeros, TARGETS, fat=zeros)
+        method_maps(method, lambda x: x, nn.Conv2d(3, 4, 1), zeros, TARGETS, fat=lambda: zeros)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -165,7 +167,7 @@ def test_wrong_requests_are_refused(small, method):
         maps_of(small, method, targets=("A", "E"))
     with pytest.raises(ValueError, match="target"):
         maps_of(small, method, targets=())
-    ask = partial(method_maps, method, trunk=small.trunk, images=small.images, targets=TARGETS, fat=small.fat)
+    ask = partial(method_maps, method, trunk=small.trunk, images=small.images, targets=TARGETS, fat=lambda: small.fat)
     with pytest.raises(ValueError, match=r"expected \(3, 4\)"):
         ask(classify=lambda x: small.classify(x)[:, :2])
 

@@ -88,7 +88,10 @@ def pixel_maps(
         UserError: The model has no image tower that a method can read.
     """
     images = to_tower(classifier, pixels)
-    fat = to_tower(classifier, np.stack([as_fat(one, mask) for one, mask in zip(pixels, masks, strict=True)]))
+
+    def fat() -> "Tensor":
+        return to_tower(classifier, np.stack([as_fat(one, mask) for one, mask in zip(pixels, masks, strict=True)]))
+
     classify = partial(classifier.from_normalised, modalities=list(modalities))
     return {
         (method, target): values

@@ -25,7 +25,7 @@ def method_maps(
     images: "Tensor",
     targets: Sequence[str],
     *,
-    fat: "Tensor",
+    fat: "Callable[[], Tensor]",
     signed: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """Maps of a batch of images by one method, each on its own raw scale: no two methods share a unit.
@@ -36,7 +36,7 @@ def method_maps(
         trunk: The image tower's timm VisionTransformer (`model.visual.trunk` in open_clip).
         images: `[b, 3, h, w]`, normalised as the tower expects.
         targets: Of `density-score expected-density A B C D`.
-        fat: `[b, 3, h, w]`, the images with the breast replaced by its fat, normalised; only occlusion reads it.
+        fat: Makes `[b, 3, h, w]`, the images with the breast replaced by its fat, normalised, for occlusion alone.
         signed: Keep what lowers a target as negative values, where the method knows of it (attention does not).
 
     Returns:
@@ -55,5 +55,5 @@ def method_maps(
     if method == "attention":
         return attention_maps(classify, trunk, images, targets)
     if method == "occlusion":
-        return occlusion_maps(classify, trunk, images, fat, targets, signed=signed)
+        return occlusion_maps(classify, trunk, images, fat(), targets, signed=signed)
     raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
