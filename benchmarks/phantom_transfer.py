@@ -226,7 +226,7 @@ def held_out(folder: Path, cache: Cache) -> dict[str, float]:
     predictor = Predictor(load_bundle(folder / "bundle"), device="cpu")
     patients = cache.rows["patient_id"].str.split("-").list.last().cast(pl.Int64)
     rows = cache.rows.filter(pl.Series([part_of(number) == "test" for number in patients]))
-    logits = predictor.logits(cache.images[rows["row"].to_numpy()], rows["modality"].to_list())
+    logits, _ = predictor.answers(cache.images[rows["row"].to_numpy()], rows["modality"].to_list())
     table = images_from_slices(rows, logits, predictor.calibration)
     table = table.with_columns(pl.Series("expected", expected(table)))
     label = table["label"].replace_strict({letter: k for k, letter in enumerate(CATEGORIES)}, return_dtype=pl.Int64)

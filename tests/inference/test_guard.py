@@ -5,20 +5,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 
 from densityclip.artifacts import LOGITS, PROBABILITIES, conform
 from densityclip.errors import UserError
-from densityclip.inference.guard import (
-    GUARD,
-    fit_guard,
-    hold_back_disagreeing,
-    hold_back_unlike,
-    load_guard,
-    save_guard,
-)
+from densityclip.imaging.recipe import Recipe
+from densityclip.inference.guard import Guard, fit_guard, hold_back_disagreeing, hold_back_unlike, load_guard
 from densityclip.inference.predictor import all_levels
+from densityclip.model.bundle import GUARD, Bundle
+from densityclip.model.prompts import DEFAULT_PROMPTS
 from densityclip.probability.aggregate import fill_derived
 from densityclip.probability.joining import PLAIN
 
@@ -61,20 +58,32 @@ def test_too_few_images_place_no_guard(train: int, calibration: int, share: floa
         fit_guard(features(0, train), features(1, calibration), share=share)
 
 
-def test_a_guard_survives_its_files_and_a_damaged_one_stops(tmp_path: Path):
+def bundle_with(guard: Guard | None, folder: Path) -> Bundle:
+    """A bundle as far as its guard goes."""
+    if guard is not None:
+        save_file(guard.to_arrays(), folder / GUARD)
+    hashes = {} if guard is None else {GUARD: "checked when a bundle is opened"}
+    return Bundle(folder, Recipe(), DEFAULT_PROMPTS, {}, {"hashes": hashes})
+
+
+def test_a_guard_survives_its_file_and_a_damaged_one_stops(tmp_path: Path):
     guard = fit_guard(features(0, 300), features(1, 200))
-    assert load_guard(tmp_path) is None
-    save_guard(guard, tmp_path)
-    again = load_guard(tmp_path)
+    bundle = bundle_with(guard, tmp_path)
+    again = load_guard(bundle)
     assert again is not None
     assert np.array_equal(again.distances(features(2, 9)), guard.distances(features(2, 9)))
     assert (again.threshold, again.share, again.images) == (guard.threshold, 0.99, 200)
     (tmp_path / GUARD).write_bytes(b"no tensors")
     with pytest.raises(UserError, match="damaged"):
-        load_guard(tmp_path)
+        load_guard(bundle)
     (tmp_path / GUARD).unlink()
     with pytest.raises(UserError, match="damaged"):
-        load_guard(tmp_path)
+        load_guard(bundle)
+
+
+def test_a_file_that_the_bundle_does_not_vouch_for_is_no_guard(tmp_path: Path):
+    save_file(fit_guard(features(0, 300), features(1, 200)).to_arrays(), tmp_path / GUARD)
+    assert load_guard(bundle_with(None, tmp_path)) is None
 
 
 def exam(**said: tuple[float, ...]) -> pl.DataFrame:

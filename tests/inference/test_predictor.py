@@ -1,5 +1,6 @@
 """Training, evaluation and serving see the same pixels, and say the same of them."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from densityclip.artifacts import LOGITS, PROBABILITIES, read_json, read_table
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.imaging.recipe import Recipe
+from densityclip.inference import predictor as predictor_module
 from densityclip.inference.predictor import Predictor, all_levels, image_table
 from densityclip.inference.sources import gather
 from densityclip.model.bundle import load_bundle
@@ -178,3 +180,39 @@ def test_a_cache_gives_a_row_per_image_its_exams_and_the_parts_of_its_patients(r
     assert scored.returncode == 0, scored.stderr
     cells = read_json(tmp_path / "evaluation" / "metrics.json", "")["cells"]
     assert {cell["part"] for cell in cells} == {"test"}
+
+
+def test_files_are_decoded_while_those_before_them_go_through_the_tower(predictor, some, monkeypatch):
+    prepared = predictor_module.prepare_file
+    chosen = some.head(12)
+    begun = [threading.Event() for _ in range(len(chosen))]
+    places = {path: place for place, path in enumerate(chosen["path"])}
+
+    def prepare(path: Path, recipe: Recipe):
+        begun[places[str(path)]].set()
+        return prepared(path, recipe)
+
+    answers, scored = predictor.answers, []
+
+    def answer(pixels, modalities):
+        # The first file behind this batch is being decoded before the batch is answered.
+        scored.extend(modalities)
+        behind = next((event for event in begun if not event.is_set()), begun[-1])
+        assert behind.wait(timeout=60)
+        return answers(pixels, modalities)
+
+    monkeypatch.setattr(predictor_module, "prepare_file", prepare)
+    monkeypatch.setattr(predictor, "answers", answer)
+    images = list(predictor.predict_files(chosen))
+    assert len(images) == 12
+    assert len(scored) == sum(len(image.prepared) for image in images)
+
+
+def test_an_answer_is_the_same_to_the_bit_whatever_is_predicted_beside_its_exam(predictor, some):
+    exams = some.sort("exam_id", "path").partition_by("exam_id", maintain_order=True)
+    assert len(exams) == 2
+    together = list(predictor.predict_files(pl.concat(exams)))
+    alone = [image for exam in exams for image in predictor.predict_files(exam)]
+    for one, other in zip(together, alone, strict=True):
+        assert one.row == other.row
+        assert np.array_equal(one.logits, other.logits)

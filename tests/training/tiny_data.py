@@ -29,6 +29,7 @@ def write_cache(folder: Path, *, patients: int = 40) -> Path:
     np.save(folder / "images.npy", np.stack(images))
     write_json(folder / "recipe.json", Recipe(height=SIZE, width=SIZE).to_dict())
     write_json(folder / "manifest.json", {})
+    write_table(pl.DataFrame(), folder / "refused.parquet", "excluded")
     return folder
 
 

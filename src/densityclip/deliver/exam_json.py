@@ -45,6 +45,7 @@ def exam_answer(rows: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
         "trained_on_generated_exams_only": bundle.generated_only,
         "generated_share_of_training": bundle.generated_share,
         "calibrated": bool(bundle.calibration["calibrated"]),
+        "guarded": bundle.guarded,
         "joining": Calibration.from_dict(bundle.calibration).joining.to_dict(),
         "model": {
             "name": PRODUCT,

@@ -1,6 +1,6 @@
 """Pictures of where the model looked in one exam."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from densityclip.explain.stored import StoredMap
     from densityclip.inference.predictor import PredictedImage, Predictor
+    from densityclip.model.bundle import Bundle
 
 _LAYER_BOX_PX = (1000, 1400)
 
@@ -54,11 +55,29 @@ def exam_maps(predictor: "Predictor", images: Iterable["PredictedImage"]) -> lis
 
 def draw_pictures(predictor: "Predictor", maps: Sequence["StoredMap"]) -> dict[str, bytes]:
     """Draw maps of one exam; see `exam_pictures`."""
-    from densityclip.explain.drawing import RESEARCH_USE, overlay_png
+    return {image_id: own for image_id, own, _ in draw_twice(predictor.bundle, maps)}
 
-    scale_max = _scale(maps)
-    note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
-    return {str(item.row["image_id"]): overlay_png(item, _key(), scale_max, note=note) for item in maps}
+
+def draw_twice(
+    bundle: "Bundle", maps: Sequence["StoredMap"], scale_max: float | None = None
+) -> Iterator[tuple[str, bytes, bytes]]:
+    """Draw maps of one exam on the exam's own colour scale and on one that others share; an image is decoded once.
+
+    Args:
+        bundle: The model.
+        maps: Of all the exam's answered images.
+        scale_max: Upper end of the shared scale; without it the second picture is the first.
+
+    Yields:
+        Image id and both PNGs, image by image.
+    """
+    from densityclip.explain.drawing import overlay_pngs, picture_note
+
+    own = _scale(maps)
+    ends = [(_key(), own)] if scale_max is None else [(_key(), own), (_key(), scale_max)]
+    for item in maps:
+        pictures = list(overlay_pngs(item, ends, note=picture_note(bundle)))
+        yield str(item.row["image_id"]), pictures[0], pictures[-1]
 
 
 def draw_layers(maps: Sequence["StoredMap"]) -> Iterable[Layers]:

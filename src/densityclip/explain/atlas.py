@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from densityclip.artifacts import SCHEMA_VERSION, atomic_path, file_stem, hash_json, write_json, write_manifest
 from densityclip.explain.consistency import Mapped, across_members, aligned, pairs, summary
-from densityclip.explain.drawing import draw_sheet, for_sheet, map_title, overlay_png, picture_name
+from densityclip.explain.drawing import draw_sheet, for_sheet, map_title, overlay_pngs, picture_name
 from densityclip.explain.figures import SHUFFLED
 from densityclip.explain.maps import ImageMap, Key
 from densityclip.explain.measure import image_figures, randomised_figures, sameness
@@ -152,10 +152,9 @@ def write_atlas(
     rows = [row for row in kept.rows if drawn is None or row["image_id"] in drawn]
     first = next(iter(scale))
     for done, row in enumerate(rows, start=1):
-        stored = read_maps(folder, row)
-        for key, top in scale.items():
-            name = picture_name(file_stem(str(row["image_id"])), key, first)
-            _write(folder / name, overlay_png(stored, key, top, note=note))
+        pictures = overlay_pngs(read_maps(folder, row), scale.items(), note=note)
+        for key, picture in zip(scale, pictures, strict=True):
+            _write(folder / picture_name(file_stem(str(row["image_id"])), key, first), picture)
         if progress is not None:
             progress(done)
     shown = [read_maps(folder, row) for row in for_sheet(rows)] if sheets else []

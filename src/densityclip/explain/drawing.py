@@ -1,8 +1,11 @@
 """Stored maps as pictures: an overlay of one image, and sheets by category and modality."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from densityclip.density import CATEGORIES, predicted_category
 from densityclip.explain.geometry import to_original, token_size_px
@@ -12,11 +15,17 @@ from densityclip.explain.overlay import Panel, contact_sheet, draw_overlay
 from densityclip.explain.stored import StoredMap
 from densityclip.explain.targets import DENSITY_SCORE, EXPECTED_DENSITY
 from densityclip.imaging.prepare import display_image
+from densityclip.model.bundle import Bundle
 from densityclip.records import MODALITIES
 
 _PER_CELL, _UNLABELLED = 4, 16
 RESEARCH_USE = "Research use only."
 _TARGET_WORDS = {DENSITY_SCORE: "the density score", EXPECTED_DENSITY: "the expected density"}
+
+
+def picture_note(bundle: Bundle) -> str:
+    """What a model's pictures say of themselves: research use, and what generated exams taught it."""
+    return f"{RESEARCH_USE} {bundle.generated_note}".rstrip()
 
 
 def map_title(key: Key) -> str:
@@ -30,21 +39,29 @@ def picture_name(stem: str, key: Key, first: Key) -> str:
     return f"{stem}.png" if key == first else f"{stem}-{key[0]}-{key[1]}.png"
 
 
-def overlay_png(item: StoredMap, key: Key, scale_max: float, *, note: str = RESEARCH_USE) -> bytes:
-    """Draw one map of one image, over the original.
+def overlay_pngs(item: StoredMap, scales: Iterable[tuple[Key, float]], *, note: str = RESEARCH_USE) -> Iterator[bytes]:
+    """Draw maps of one image over the original, which is decoded once.
 
     Args:
         item: The image's maps.
-        key: Method and target.
-        scale_max: Heat at the top of the colour scale.
+        scales: Of each picture: method and target of its map, and the heat at the top of its colour scale.
         note: A picture travels alone, so it says by itself what it is not.
+
+    Yields:
+        A PNG for each of `scales`.
     """
+    image = display_image(Path(item.row["path"]), item.slab)
+    for key, scale_max in scales:
+        yield _overlay_png(item, image, key, scale_max, note)
+
+
+def _overlay_png(item: StoredMap, image: NDArray[np.float32], key: Key, scale_max: float, note: str) -> bytes:
     row, tokens = item.row, item.tokens[key]
     if not (tokens > 0).any():
         note = f"The map is empty: nothing raised the score. {note}"
     modality = row["modality"] if row["modality"] != "unknown" else "modality not stated"
     return draw_overlay(
-        display_image(Path(row["path"]), item.slab),
+        image,
         to_original(tokens, item.geometry),
         scale_max,
         title=(str(row["image_id"]), map_title(key), note),

@@ -13,7 +13,7 @@ from densityclip.explain.methods import METHODS, method_maps
 from densityclip.explain.targets import DENSITY_SCORE
 from densityclip.imaging.geometry import Geometry
 from densityclip.imaging.prepare import Prepared
-from densityclip.inference.predictor import PredictedImage, Predictor
+from densityclip.inference.predictor import PredictedImage, Predictor, in_batches
 from densityclip.probability.aggregate import softmax
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def map_images(
     methods: Sequence[str] = METHODS[:1],
     targets: Sequence[str] = (DENSITY_SCORE,),
 ) -> Iterator[ImageMap]:
-    """Maps of predicted images, a batch at a time; refused ones are passed over.
+    """Maps of predicted images, a batch at a time as `Predictor.predict_files`; refused ones are passed over.
 
     Args:
         predictor: The model that predicted them.
@@ -140,16 +140,8 @@ def map_images(
     Yields:
         One an image, in their order; memory does not grow with their number.
     """
-    waiting: list[PredictedImage] = []
-    for image in images:
-        if not image.prepared:
-            continue
-        waiting.append(image)
-        if sum(len(one.prepared) for one in waiting) >= _BATCH:
-            yield from _mapped(predictor, waiting, methods, targets)
-            waiting = []
-    if waiting:
-        yield from _mapped(predictor, waiting, methods, targets)
+    for batch in in_batches((image for image in images if image.prepared), _BATCH):
+        yield from _mapped(predictor, batch, methods, targets)
 
 
 def _mapped(

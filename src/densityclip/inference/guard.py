@@ -1,23 +1,22 @@
 """Is this input like what the model knows, and do its views agree? If not, abstain, with a reason."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from densityclip.artifacts import PROBABILITIES, atomic_path, read_json
+from densityclip.artifacts import PROBABILITIES
 from densityclip.errors import UserError
+from densityclip.model.bundle import GUARD, Bundle
 from densityclip.reasons import Reason
 from densityclip.records import Level, Status
 
 # Two images of one breast that are more than this far apart in expected category (A 0 to D 3) cannot both be right: a
 # breast does not differ by two categories between its own views. Stated, not fitted: it needs no labels and is rare.
 MOST_SPREAD = 2.0
-GUARD = "guard.safetensors"
 _SMALLEST_FIT = 50
 
 
@@ -32,8 +31,8 @@ class Guard:
         mean: `[d]` of the training images.
         whitening: `[d, d]`; a feature less the mean, times this, has the distance as its length.
         threshold: Images beyond it are not answered.
-        share: Share of the calibration images that the threshold was to keep.
-        images: Calibration images that it was fitted on.
+        share: Share of new images of the training's kind that the threshold was to keep.
+        images: Images, of other patients than the training's, that placed the threshold.
     """
 
     mean: NDArray[np.float64]
@@ -50,27 +49,43 @@ class Guard:
         """Which of some images `[n, d]` are unlike the training data; a feature that is no number is."""
         return ~(self.distances(features) <= self.threshold)
 
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The content of `guard.safetensors`."""
+        return {
+            "mean": self.mean,
+            "whitening": np.ascontiguousarray(self.whitening),
+            "threshold": np.array([self.threshold]),
+            "share": np.array([self.share]),
+            "images": np.array([self.images]),
+        }
 
-def fit_guard(training: ArrayLike, calibration: ArrayLike, *, share: float = 0.99) -> Guard:
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Guard":
+        """Read `to_arrays` back."""
+        numbers = {name: arrays[name].item() for name in ("threshold", "share", "images")}
+        return cls(arrays["mean"], arrays["whitening"], **numbers)
+
+
+def fit_guard(training: ArrayLike, held_out: ArrayLike, *, share: float = 0.99) -> Guard:
     """Fit the guard of a model.
 
     Args:
         training: `[n, d]` features of training images: what the model knows.
-        calibration: `[m, d]` features of images of other patients, which place the threshold.
+        held_out: `[m, d]` features of images of other patients, which place the threshold.
         share: Share of such images that shall be answered. The threshold is the smallest distance of them that keeps
             it for a new image of the same kind, `ceil(share * (m + 1))`th of m (split conformal).
 
     Raises:
         UserError: Fewer than 50 images on either side, or too few to keep that share.
     """
-    known, held = _unit(training), _unit(calibration)
-    for name, rows in (("training", known), ("calibration", held)):
+    known, held = _unit(training), _unit(held_out)
+    for name, rows in (("training", known), ("held-out", held)):
         if len(rows) < _SMALLEST_FIT:
             raise UserError(f"{len(rows)} {name} images cannot place a guard", f"give at least {_SMALLEST_FIT}")
     rank = int(np.ceil(share * (len(held) + 1)))
     if rank > len(held):
         raise UserError(
-            f"{len(held)} calibration images cannot place a guard that keeps {share:.1%}",
+            f"{len(held)} held-out images cannot place a guard that keeps {share:.1%}",
             "give more of them, or a smaller share",
         )
     from sklearn.covariance import LedoitWolf
@@ -91,36 +106,21 @@ def _lengths(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(rows, axis=1))
 
 
-def save_guard(guard: Guard, folder: Path) -> None:
-    """Write `guard.safetensors` (mean, whitening) and `guard.json` (threshold, and what placed it)."""
-    from safetensors.numpy import save_file
-
-    with atomic_path(folder / GUARD) as temporary:
-        save_file({"mean": guard.mean, "whitening": np.ascontiguousarray(guard.whitening)}, temporary)
-    described = {"threshold": guard.threshold, "share": guard.share, "fitted_on": {"images": guard.images}}
-    with atomic_path(folder / "guard.json") as temporary:
-        temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-
-
-def load_guard(folder: Path) -> Guard | None:
-    """Read a guard back; None where the folder has none, and then no image is held back for its looks.
+def load_guard(bundle: Bundle) -> Guard | None:
+    """The guard of a bundle; None where it has none, and then no image is held back for its looks.
 
     Raises:
-        UserError: One of its two files is missing or damaged.
+        UserError: Its file is damaged although its hash is right: nobody wrote it whole.
     """
-    if not (folder / GUARD).is_file() and not (folder / "guard.json").is_file():
+    if not bundle.guarded:
         return None
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    described = read_json(folder / "guard.json", "densityclip train")
     try:
-        arrays = load_file(folder / GUARD)
-        threshold, share = float(described["threshold"]), float(described["share"])
-        images = int(described["fitted_on"]["images"])
-        return Guard(arrays["mean"], arrays["whitening"], threshold, share, images)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the guard in {folder} is damaged", "copy the whole bundle again") from error
+        return Guard.from_arrays(load_file(bundle.folder / GUARD))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"the guard in {bundle.folder} is damaged", "copy the whole bundle again") from error
 
 
 def hold_back_unlike(images: pl.DataFrame, unlike: Sequence[bool] | NDArray[np.bool_]) -> pl.DataFrame:

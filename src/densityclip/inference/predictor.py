@@ -1,7 +1,7 @@
 """The road from pixels to probabilities; every caller uses it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from densityclip.artifacts import LOGITS, PROBABILITIES, conform
 from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.imaging.prepare import Prepared, prepare_file
+from densityclip.inference.ahead import map_ahead
+from densityclip.inference.guard import hold_back_unlike, load_guard
 from densityclip.model.bundle import Bundle
 from densityclip.probability.aggregate import average_slices, fill_derived, softmax, to_level
 from densityclip.probability.calibrate import Calibration
@@ -38,12 +40,14 @@ class PredictedImage:
         prepared: What the model saw, one per slice; empty where the image was refused.
         logits: `[slices, 4]`, uncalibrated.
         refused: Why there is no answer, or None.
+        unlike: Whether the bundle's guard finds it unlike the training images; false where there is no guard.
     """
 
     row: dict[str, Any]
     prepared: list[Prepared] = field(default_factory=list)
     logits: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
     refused: Refused | None = None
+    unlike: bool = False
 
 
 class Predictor:
@@ -52,42 +56,75 @@ class Predictor:
     Attributes:
         bundle: The bundle on disk.
         calibration: What turns its logits into probabilities, and joins these.
+        guard: What tells images that are unlike the training images; None where the bundle has none.
         classifier: Its image tower and class embeddings, on `device`.
         device: `cuda` where there is one, else `cpu`.
     """
 
     def __init__(self, bundle: Bundle, *, device: str | None = None, batch_size: int = 64) -> None:
+        """Load the image tower.
+
+        Args:
+            bundle: The model.
+            device: torch's name of it; by default `cuda` where there is one, else `cpu`.
+            batch_size: Slices at a time of a cache.
+        """
         import torch
 
         self.bundle = bundle
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_size = batch_size
         self.calibration = Calibration.from_dict(bundle.calibration)
+        self.guard = load_guard(bundle)
         # Nothing is learned here: without it the gradients of maps would keep those of every weight.
         self.classifier: DensityClassifier = bundle.classifier().to(self.device).requires_grad_(False)
 
-    def logits(self, pixels: NDArray[Any], modalities: Sequence[str | None]) -> NDArray[np.float64]:
-        """Uncalibrated logits of prepared images.
+    def answers(
+        self, pixels: NDArray[Any], modalities: Sequence[str | None]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Uncalibrated logits of prepared images, and the features that they come from.
 
         Args:
             pixels: `[n, h, w]`, prepared with the bundle's recipe and of its depth.
             modalities: Modality of each.
 
         Returns:
-            `[n, 4]` in the order A, B, C, D.
+            `[n, 4]` in the order A, B, C, D, and unit rows `[n, d]`.
         """
         import torch
 
-        parts = []
+        logits, features = [np.empty((0, 4))], [np.empty((0, self.classifier.prompts.shape[-1]))]
         with torch.inference_mode():
             for start in range(0, len(pixels), self.batch_size):
                 piece = slice(start, start + self.batch_size)
                 batch = torch.from_numpy(np.ascontiguousarray(pixels[piece])).to(self.device)
-                parts.append(self.classifier(batch, modalities[piece]).double().cpu().numpy())
-        return np.concatenate(parts) if parts else np.empty((0, 4))
+                found = self.classifier.features(batch)
+                logits.append(self.classifier.compared(found, modalities[piece]).double().cpu().numpy())
+                features.append(found.double().cpu().numpy())
+        return np.concatenate(logits), np.concatenate(features)
+
+    def unlike(self, features: NDArray[np.float64], images: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which images the guard finds unlike the training images; none where there is no guard.
+
+        Args:
+            features: `[slices, d]`; an image's feature is the mean of its slices', as where the guard was fitted.
+            images: `[slices]`, the number of the image that each slice belongs to, from 0 without gaps.
+
+        Returns:
+            `[images]`.
+        """
+        counts = np.bincount(images)
+        if self.guard is None or not len(counts):
+            return np.zeros(len(counts), dtype=bool)
+        sums = np.zeros((len(counts), features.shape[1]))
+        np.add.at(sums, images, features)
+        return self.guard.is_unlike(sums / counts[:, None])
 
     def predict_files(self, index: pl.DataFrame) -> Iterator[PredictedImage]:
-        """Prepare and score the files of an index, in its order, a batch at a time; a bad file stops nothing.
+        """Prepare and score the files of an index, in its order; a bad file stops nothing.
+
+        The next files are decoded while the present ones go through the tower. A batch holds images of one exam: its
+        answers are the same to the last bit whatever is predicted beside it, where its images follow one another.
 
         Args:
             index: Table of schema `index`.
@@ -95,29 +132,45 @@ class Predictor:
         Yields:
             One image after the other; memory does not grow with their number.
         """
-        waiting: list[PredictedImage] = []
-        for row in index.iter_rows(named=True):
-            try:
-                waiting.append(PredictedImage(row, prepare_file(Path(row["path"]), self.bundle.recipe)))
-            except Refused as refused:
-                waiting.append(PredictedImage(row, refused=refused))
-            if sum(len(image.prepared) for image in waiting) >= self.batch_size:
-                yield from self._score(waiting)
-                waiting = []
-        yield from self._score(waiting)
+        # A small batch costs a CPU nothing, and the tower begins while most of an exam is still to be decoded.
+        most = 4 if self.device == "cpu" else self.batch_size
+        images = map_ahead(self._prepared, index.iter_rows(named=True), most=4 * most)
+        for batch in in_batches(images, most):
+            yield from self._score(batch)
+
+    def _prepared(self, row: dict[str, Any]) -> PredictedImage:
+        try:
+            return PredictedImage(row, prepare_file(Path(row["path"]), self.bundle.recipe))
+        except Refused as refused:
+            return PredictedImage(row, refused=refused)
 
     def _score(self, images: list[PredictedImage]) -> Iterator[PredictedImage]:
         pixels = [prepared.pixels for image in images for prepared in image.prepared]
         names = [image.row["modality"] for image in images for _ in image.prepared]
-        logits = self.logits(np.stack(pixels), names) if pixels else np.empty((0, 4))
+        if not pixels:
+            yield from images
+            return
+        logits, features = self.answers(np.stack(pixels), names)
+        answered = np.array([bool(image.prepared) for image in images])
+        places = np.repeat(np.cumsum(answered) - 1, [len(image.prepared) for image in images])
+        unlike = iter(self.unlike(features, places))
         done = 0
         for image in images:
-            mine = logits[done : done + len(image.prepared)]
-            done += len(image.prepared)
-            yield PredictedImage(image.row, image.prepared, mine, image.refused)
+            if image.prepared:
+                mine = logits[done : done + len(image.prepared)]
+                done += len(image.prepared)
+                image = replace(image, logits=mine, unlike=bool(next(unlike)))
+            yield image
 
-    def predict_cache(self, cache: Cache, progress: Callable[[int, int], None] | None = None) -> pl.DataFrame:
+    def predict_cache(
+        self, cache: Cache, progress: Callable[[int, int], None] | None = None, *, guarded: bool = False
+    ) -> pl.DataFrame:
         """Score every image of a cache.
+
+        Args:
+            cache: Prepared images.
+            progress: Called with slices done and slices in all.
+            guarded: Whether images that are unlike the training images are held back; a study scores all.
 
         Returns:
             Schema `predictions`, level `image`.
@@ -131,15 +184,36 @@ class Predictor:
                 f"the cache has recipe {cache.recipe.recipe_hash}, the model was trained with {recipe.recipe_hash}",
                 "prepare the images again with the recipe.json of the bundle",
             )
-        rows, parts = cache.rows, []
+        rows, logits, features = cache.rows, [], []
         names = rows["modality"].to_list()
         places = rows["row"].to_numpy()
         for start in range(0, len(rows), self.batch_size):
             piece = slice(start, start + self.batch_size)
-            parts.append(self.logits(cache.images[places[piece]], names[piece]))
+            some = self.answers(cache.images[places[piece]], names[piece])
+            logits.append(some[0])
+            features.append(some[1])
             if progress is not None:
                 progress(min(start + self.batch_size, len(rows)), len(rows))
-        return images_from_slices(rows, np.concatenate(parts), self.calibration)
+        images = images_from_slices(rows, np.concatenate(logits), self.calibration)
+        if not guarded:
+            return images
+        ids, numbers = np.unique(rows["image_id"].to_numpy().astype(str), return_inverse=True)
+        unlike = dict(zip(ids.tolist(), self.unlike(np.concatenate(features), numbers).tolist(), strict=True))
+        return hold_back_unlike(images, [unlike[name] for name in images["image_id"]])
+
+
+def in_batches(images: Iterable[PredictedImage], most: int) -> Iterator[list[PredictedImage]]:
+    """Images of one exam that follow one another, together until they have so many slices; a refused one counts too."""
+    waiting: list[PredictedImage] = []
+    slices = 0
+    for image in images:
+        if waiting and (slices >= most or waiting[-1].row.get("exam_id") != image.row.get("exam_id")):
+            yield waiting
+            waiting, slices = [], 0
+        waiting.append(image)
+        slices += max(1, len(image.prepared))
+    if waiting:
+        yield waiting
 
 
 def images_from_slices(rows: pl.DataFrame, logits: NDArray[np.float64], calibration: Calibration) -> pl.DataFrame:
@@ -169,32 +243,59 @@ def images_from_slices(rows: pl.DataFrame, logits: NDArray[np.float64], calibrat
     return fill_derived(images.with_columns(pl.Series(name, calibrated[:, k]) for k, name in enumerate(PROBABILITIES)))
 
 
-def image_table(images: Iterable[PredictedImage], calibration: Calibration) -> pl.DataFrame:
-    """Image-level predictions of a stream, refused images included.
+class ImageRows:
+    """Image-level predictions of a stream, gathered while it passes on to others: no pixels are kept."""
 
-    Args:
-        images: Of `Predictor.predict_files`.
-        calibration: Of the same predictor.
+    def __init__(self, calibration: Calibration) -> None:
+        """Nothing has passed yet.
 
-    Returns:
-        Schema `predictions`, level `image`, in the order of the stream.
-    """
-    slices, refused, order = [], [], []
-    logits = []
-    for image in images:
-        order.append(image.row["image_id"])
+        Args:
+            calibration: Of the predictor that the stream comes from.
+        """
+        self._calibration = calibration
+        self._order: list[str] = []
+        self._unlike: set[str] = set()
+        self._refused: list[dict[str, Any]] = []
+        self._slices: list[dict[str, Any]] = []
+        self._logits: list[NDArray[np.float64]] = []
+
+    def passing(self, images: Iterable[PredictedImage]) -> Iterator[PredictedImage]:
+        """The same images, each noted before it goes on."""
+        for image in images:
+            self._note(image)
+            yield image
+
+    def _note(self, image: PredictedImage) -> None:
+        self._order.append(image.row["image_id"])
+        if image.unlike:
+            self._unlike.add(image.row["image_id"])
         if image.refused is not None:
-            refused.append(refused_row(image.row, image.refused.reason.value))
+            self._refused.append(refused_row(image.row, image.refused.reason.value))
         for prepared, values in zip(image.prepared, image.logits, strict=True):
-            slices.append(image.row | {"slice_index": prepared.slice_index})
-            logits.append(values)
-    parts = [conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")] if refused else []
-    if slices:
-        parts.append(images_from_slices(pl.DataFrame(slices, infer_schema_length=None), np.stack(logits), calibration))
-    if not parts:
-        return conform(pl.DataFrame(), "predictions")
-    places = pl.DataFrame({"image_id": order, "_place": range(len(order))})
-    return pl.concat(parts).join(places, on="image_id", how="left").sort("_place").drop("_place")
+            self._slices.append(image.row | {"slice_index": prepared.slice_index})
+            self._logits.append(values)
+
+    def table(self) -> pl.DataFrame:
+        """Schema `predictions`, level `image`, in the order of the stream: answered, refused and held back."""
+        parts = []
+        if self._refused:
+            parts.append(conform(pl.DataFrame(self._refused, infer_schema_length=None), "predictions"))
+        if self._slices:
+            slices = pl.DataFrame(self._slices, infer_schema_length=None)
+            scored = images_from_slices(slices, np.stack(self._logits), self._calibration)
+            parts.append(hold_back_unlike(scored, [name in self._unlike for name in scored["image_id"]]))
+        if not parts:
+            return conform(pl.DataFrame(), "predictions")
+        places = pl.DataFrame({"image_id": self._order, "_place": range(len(self._order))})
+        return pl.concat(parts).join(places, on="image_id", how="left").sort("_place").drop("_place")
+
+
+def image_table(images: Iterable[PredictedImage], calibration: Calibration) -> pl.DataFrame:
+    """Image-level predictions of a stream; see `ImageRows`."""
+    rows = ImageRows(calibration)
+    for _ in rows.passing(images):
+        pass
+    return rows.table()
 
 
 def refused_row(known: dict[str, Any], reason: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The folder that holds a trained model: weights, recipe, words, calibration, provenance; no pickles."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from densityclip.model.prompts import Prompts
 from densityclip.model.towers import built_size, image_size
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from densityclip.model.classifier import DensityClassifier
@@ -29,6 +31,7 @@ RECIPE = "recipe.json"
 PROMPTS = "prompts.json"
 EMBEDDINGS = "class_embeddings.safetensors"
 CALIBRATION = "calibration.json"
+GUARD = "guard.safetensors"
 PROVENANCE = "provenance.json"
 
 _OURS = (RECIPE, PROMPTS, EMBEDDINGS, CALIBRATION)
@@ -79,6 +82,11 @@ class Bundle:
         )
 
     @property
+    def guarded(self) -> bool:
+        """Whether it knows how far from its training images an image may be (`densityclip.inference.guard`)."""
+        return GUARD in self.provenance["hashes"]
+
+    @property
     def model_hash(self) -> str:
         """SHA-256 of the weights, from the provenance."""
         return str(self.provenance["hashes"][SAFETENSORS])
@@ -106,6 +114,7 @@ def save_bundle(
     embeddings: Mapping[str, "Tensor"],
     calibration: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    guard: "Mapping[str, NDArray[Any]] | None" = None,
 ) -> None:
     """Write a bundle; `provenance.json` comes last, so a folder that has it is whole.
 
@@ -117,16 +126,23 @@ def save_bundle(
         embeddings: Of `classifier.class_embeddings`.
         calibration: What turns its logits into probabilities.
         provenance: `data`, `training` and so on; hashes, `logit_scale` and `opens_with` are added here.
+        guard: What tells images that are unlike the training images, of `Guard.to_arrays`; None leaves it out.
     """
+    from safetensors.numpy import save_file as save_arrays
     from safetensors.torch import save_file
 
-    (folder / PROVENANCE).unlink(missing_ok=True)
+    for name in (PROVENANCE, GUARD):
+        (folder / name).unlink(missing_ok=True)
     save_foundation(foundation, folder)
     write_json(folder / RECIPE, recipe.to_dict())
     write_json(folder / PROMPTS, prompts.to_dict())
     write_json(folder / CALIBRATION, dict(calibration))
     with atomic_path(folder / EMBEDDINGS) as temporary:
         save_file({name: value.contiguous() for name, value in embeddings.items()}, temporary)
+    if guard is not None:
+        with atomic_path(folder / GUARD) as temporary:
+            save_arrays(dict(guard), temporary)
+    ours = _OURS if guard is None else (*_OURS, GUARD)
     write_json(
         folder / PROVENANCE,
         {
@@ -134,9 +150,29 @@ def save_bundle(
             "logit_scale": float(foundation.clip.logit_scale.detach().exp()),
             "opens_with": _opens_with(foundation),
             **provenance,
-            "hashes": {name: hash_file(folder / name) for name in (*model_files(folder), *_OURS)},
+            "hashes": {name: hash_file(folder / name) for name in (*model_files(folder), *ours)},
         },
     )
+
+
+def save_recalibrated(
+    bundle: Bundle, folder: Path, calibration: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write a bundle again with another calibration; every other file is copied.
+
+    Args:
+        bundle: The bundle, which stays as it is.
+        folder: Where to write.
+        calibration: The content of `calibration.json`.
+        provenance: The whole of it, but for the hashes, which are made again.
+    """
+    names = list(bundle.provenance["hashes"])
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.folder / name, folder / name)
+    write_json(folder / CALIBRATION, dict(calibration))
+    hashes = {name: hash_file(folder / name) for name in names}
+    write_json(folder / PROVENANCE, {**provenance, "hashes": hashes})
 
 
 def _opens_with(foundation: Foundation) -> dict[str, Any]:

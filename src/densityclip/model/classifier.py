@@ -159,10 +159,21 @@ class DensityClassifier(nn.Module):
 
     def from_normalised(self, images: Tensor, modalities: Sequence[str | None]) -> Tensor:
         """Logits `[batch, 4]` of normalised images `[batch, 3, h, w]`; see `forward`."""
-        features = functional.normalize(self.visual(images).float(), dim=-1)
-        prompts = self.prompts[self.rows(modalities).to(images.device)].float()
+        return self.compared(self.embedded(images), modalities)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Unit rows `[batch, d]`, float32, of prepared pixels as `forward` takes them."""
+        return self.embedded(normalise(pixels, self.preprocess))
+
+    def embedded(self, images: Tensor) -> Tensor:
+        """Unit rows `[batch, d]`, float32, of normalised images `[batch, 3, h, w]`."""
+        return functional.normalize(self.visual(images).float(), dim=-1)
+
+    def compared(self, features: Tensor, modalities: Sequence[str | None]) -> Tensor:
+        """Logits `[batch, 4]` of features `[batch, d]`; see `forward`."""
+        prompts = self.prompts[self.rows(modalities).to(features.device)].float()
         # Logits reach 100, where bfloat16 knows steps of 0.5 only.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             return self.logit_scale * torch.einsum("bd,bkd->bk", features, prompts)
 
     def forward(self, pixels: Tensor, modalities: Sequence[str | None]) -> Tensor:

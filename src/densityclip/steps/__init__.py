@@ -1,5 +1,6 @@
 """One function per command of the road: files in, files out. `cli` and `study` both call them."""
 
+from densityclip.steps.answers import predict
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
 from densityclip.steps.export import TARGETS, to_hub, to_onnx
 from densityclip.steps.local import adapt_locally
@@ -9,7 +10,6 @@ from densityclip.steps.models import (
     fit_baseline,
     is_first_process,
     member_joining,
-    predict,
     predict_cohort,
     predict_with_baseline,
     read_predictions,

@@ -60,7 +60,7 @@ def explain(
         UserError: No image could be mapped, or the model has no tower that a method can read.
     """
     from densityclip.explain.atlas import gather, scales, write_atlas
-    from densityclip.explain.drawing import RESEARCH_USE
+    from densityclip.explain.drawing import picture_note
     from densityclip.explain.maps import map_images
 
     again = [*others, *([shuffled] if shuffled is not None else [])]
@@ -84,13 +84,12 @@ def explain(
     if not kept:
         raise UserError("no image could be mapped", "look at the reasons in predictions.csv of `densityclip predict`")
     scale = scales(kept.values())
-    note = f"{RESEARCH_USE} {predictor.bundle.generated_note}".rstrip()
     return {
         name: write_atlas(
             one,
             out / name,
             scale,
-            note=note,
+            note=picture_note(predictor.bundle),
             drawn=drawn,
             sheets=sheets,
             title=", ".join(part for part in (title, name) if part),

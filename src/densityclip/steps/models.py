@@ -1,6 +1,6 @@
-"""Caches to a model, and a model's answers: train, predict."""
+"""Caches to a model, and a model's answers for caches: train, baselines, the cohorts of a study."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,25 +9,17 @@ import polars as pl
 from densityclip.artifacts import (
     atomic_path,
     conform,
-    hash_file,
-    hash_table,
     read_table,
     write_manifest,
     write_table,
 )
-from densityclip.errors import UserError
 from densityclip.probability.calibrate import Calibration
-from densityclip.probability.joining import JOININGS, Joining, Member, joinings_record, members_of
-from densityclip.records import Status
+from densityclip.probability.joining import JOININGS, Joining, Member, joinings_record
 from densityclip.steps.archive import read_splits
-from densityclip.steps.maps import DEFAULT_METHODS, explain
-from densityclip.steps.objects import write_objects
 from densityclip.steps.progress import Report
-from densityclip.steps.sources import found_images, is_cache
 
 if TYPE_CHECKING:
     from densityclip.inference.predictor import Predictor
-    from densityclip.model.bundle import Bundle
     from densityclip.training.config import TrainConfig
 
 
@@ -72,125 +64,12 @@ def is_first_process() -> bool:
     return first()
 
 
-def predict(
-    source: Path,
-    bundle: "Bundle",
-    out: Path,
-    *,
-    splits: Path | None = None,
-    overlay: bool = False,
-    report: bool = False,
-    workers: int = 1,
-    progress: Report = None,
-    announce: Callable[[str], None] | None = None,
-) -> pl.DataFrame:
-    """Predict DICOM and image files, a folder or a zip archive of them, or a cache.
-
-    Writes `predictions.parquet`, `predictions.csv`, a JSON per exam; on request structured reports, and overlays as
-    pictures and as secondary captures.
-
-    Args:
-        source: What to predict.
-        bundle: The model.
-        out: Where to write.
-        splits: Split file that says which part each patient belongs to; without it, no row has a part.
-        overlay: Whether to draw where the model looked.
-        report: Whether to write structured reports.
-        workers: Processes that read headers.
-        progress: Told (done, total) images.
-        announce: Told in a sentence what was written besides predictions, and what could not be.
-
-    Returns:
-        Schema `predictions`.
-
-    Raises:
-        UserError: There is nothing to read, or the cache has another recipe.
-    """
-    from densityclip.inference.zip_source import unpacked
-
-    with unpacked(source) as folder:
-        return _predict(
-            folder,
-            bundle,
-            out,
-            splits=splits,
-            overlay=overlay,
-            report=report,
-            workers=workers,
-            progress=progress,
-            announce=announce,
-        )
-
-
-def _predict(
-    source: Path,
-    bundle: "Bundle",
-    out: Path,
-    *,
-    splits: Path | None,
-    overlay: bool,
-    report: bool,
-    workers: int,
-    progress: Report,
-    announce: Callable[[str], None] | None,
-) -> pl.DataFrame:
-    from densityclip.inference.guard import hold_back_disagreeing
-    from densityclip.inference.predictor import Predictor, all_levels, image_table
-
-    if is_cache(source) and splits is None:
-        _refuse_training_cache(source, bundle)
-    predictor = Predictor(bundle)
-    found, excluded = found_images(source, bundle.recipe, workers)
-    if is_cache(source):
-        images = _cached_images(source, predictor, progress)
-    else:
-        files = predictor.predict_files(found)
-        images = image_table(_counted(files, len(found), progress), predictor.calibration)
-        images = pl.concat([images, _refused_images(excluded)])
-    if splits is not None:
-        images = with_parts(images, read_splits(splits), fold=bundle.provenance["training"]["config"]["fold"])
-    joining = predictor.calibration.joining
-    table = hold_back_disagreeing(all_levels(images, joining))
-    write_predictions(
-        table,
-        out,
-        config={"model": bundle.model_hash},
-        inputs={"index": hash_table(found)},
-        joinings=dict.fromkeys(members_of(table), joining),
-    )
-    written = write_objects(table, found, predictor, out, report=report, overlay=overlay)
-    if announce is not None:
-        for sentence in written.sentences():
-            announce(sentence)
-    answered = images.filter(pl.col("status") == Status.OK.value)["image_id"]
-    usable = found.filter(pl.col("image_id").is_in(answered.implode()))
-    if overlay and len(usable):
-        explain(
-            {"": usable},
-            predictor,
-            out / "overlays",
-            methods=DEFAULT_METHODS[:1],
-            measured=False,
-            sheets=False,
-            progress=progress,
-        )
-    return table
-
-
-def _refuse_training_cache(cache: Path, bundle: "Bundle") -> None:
-    if hash_file(cache / "rows.parquet") in bundle.provenance["training"]["caches"]:
-        raise UserError(
-            f"the model was trained on patients of {cache}, and without their parts they would be scored like others",
-            "name the split file of the training with --splits",
-        )
-
-
-def _cached_images(cache: Path, predictor: "Predictor", progress: Report) -> pl.DataFrame:
+def cached_images(cache: Path, predictor: "Predictor", progress: Report, *, guarded: bool = False) -> pl.DataFrame:
     """Image-level predictions of a cache, the images that it refused included."""
     from densityclip.imaging.cache import Cache
 
-    images = predictor.predict_cache(Cache.open(cache), progress)
-    refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
+    images = predictor.predict_cache(Cache.open(cache), progress, guarded=guarded)
+    refused = refused_images(read_table(cache / "refused.parquet", "excluded"))
     return pl.concat([images, refused]).sort("image_id")
 
 
@@ -215,7 +94,7 @@ def predict_cohort(
     loaded = load_bundle(bundle)
     config = loaded.provenance["training"]["config"]
     predictor = Predictor(loaded)
-    images = _cached_images(cache, predictor, progress)
+    images = cached_images(cache, predictor, progress)
     joining = predictor.calibration.joining
     return _named_levels(images, splits, (arm, config["fold"], config["seed"]), joining)
 
@@ -262,7 +141,7 @@ def predict_with_baseline(
 
     loaded = load_baseline(folder, foundation)
     images = predict_baseline(loaded, Cache.open(cache), progress)
-    refused = _refused_images(read_table(cache / "refused.parquet", "excluded"))
+    refused = refused_images(read_table(cache / "refused.parquet", "excluded"))
     images = pl.concat([images, refused]).sort("image_id")
     member = (arm, loaded.config.fold, loaded.config.seed)
     return _named_levels(images, splits, member, loaded.calibration.joining)
@@ -280,18 +159,12 @@ def _named_levels(
     return all_levels(named, joining)
 
 
-def _refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
+def refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
+    """Image-level prediction rows of images that were refused before any model saw them."""
     from densityclip.inference.predictor import refused_row
 
     rows = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
     return conform(pl.DataFrame(rows, infer_schema_length=None), "predictions")
-
-
-def _counted(items: Any, total: int, progress: Report) -> Any:
-    for done, item in enumerate(items, start=1):
-        yield item
-        if progress is not None:
-            progress(done, total)
 
 
 def write_predictions(

@@ -12,7 +12,8 @@ from densityclip.records import Status
 
 if TYPE_CHECKING:
     from densityclip.deliver.source_image import SourceImage
-    from densityclip.inference.predictor import Predictor
+    from densityclip.model.bundle import Bundle
+    from densityclip.steps.overlays import Overlays
 
 
 @dataclass
@@ -42,41 +43,48 @@ class WrittenObjects:
 
 
 def write_objects(
-    table: pl.DataFrame, found: pl.DataFrame, predictor: "Predictor", out: Path, *, report: bool, overlay: bool
+    table: pl.DataFrame,
+    found: pl.DataFrame,
+    bundle: "Bundle",
+    out: Path,
+    *,
+    report: bool,
+    overlays: "Overlays | None" = None,
 ) -> WrittenObjects:
-    """Write every exam's objects.
+    """Write every exam's objects, and the overlays of all images.
 
     Args:
         table: Schema `predictions`, all levels.
         found: The index that was predicted.
-        predictor: The model that predicted it.
+        bundle: The model that predicted it.
         out: The folder of the predictions; reports in it from before may become predecessors.
         report: Whether to write structured reports.
-        overlay: Whether to write secondary captures.
+        overlays: The maps, which become secondary captures too; None where nothing is to be drawn.
     """
     from densityclip.deliver.answer import exam_objects, exams_of, reports_written, write_exam
-    from densityclip.deliver.pictures import exam_pictures
 
     written = WrittenObjects()
     for rows in exams_of(table):
         answered = rows.filter((pl.col("level") == "image") & (pl.col("status") == Status.OK.value))
         images = found.filter(pl.col("image_id").is_in(answered["image_id"].implode()))
-        sources = _sources(images) if report or overlay else []
-        pictures = exam_pictures(predictor, predictor.predict_files(images)) if overlay and sources else {}
+        sources = _sources(images) if report or overlays else []
+        pictures = overlays.draw(images["image_id"].to_list()) if overlays else {}
         objects = exam_objects(
             rows,
-            predictor.bundle,
+            bundle,
             sources=sources,
             report=report,
-            pictures=pictures,
+            pictures=pictures if sources else {},
             earlier=reports_written(rows["exam_id"][0], out) if report else (),
         )
         write_exam(objects, out)
         written.answers += 1
         written.reports += objects.report is not None
         written.captures += len(objects.captures)
-        if (report or overlay) and objects.without:
+        if (report or overlays) and objects.without:
             written.without[objects.without] += 1
+    if overlays is not None:
+        overlays.finish()
     return written
 
 

@@ -292,9 +292,13 @@ def _finish(
     calibration: "ImageStore",
 ) -> None:
     from densityclip.model.bundle import save_bundle
+    from densityclip.training.guarding import guard_of
     from densityclip.training.task import SELECTED_BY
 
-    classifier = task.classifier()
+    classifier = task.classifier().to(device_of(task.config))
+    calibrated = _calibrate(task, classifier, validation, calibration)
+    guard, guarded = guard_of(classifier, task.batches.store, (validation, calibration))
+    classifier.to("cpu")
     best = best_round(task.history)
     save_bundle(
         bundle,
@@ -302,7 +306,8 @@ def _finish(
         recipe=recipe,
         prompts=task.prompts,
         embeddings=dict(zip(classifier.names, classifier.prompts, strict=True)),
-        calibration=_calibrate(task, classifier, validation, calibration).to_dict(),
+        calibration=calibrated.to_dict(),
+        guard=None if guard is None else guard.to_arrays(),
         provenance={
             "densityclip": __version__,
             "git_revision": git_revision(),
@@ -311,6 +316,7 @@ def _finish(
             "environment": environment(task.config),
             "selected": {"by": SELECTED_BY, "value": best[0], "step": best[1]},
             "modalities": list(task.config.modalities),
+            "guard": guarded,
         },
     )
 
@@ -321,11 +327,9 @@ def _calibrate(
     """Put the training's frequencies back, fit the temperatures, choose the rule for exams."""
     from densityclip.training.scoring import scorer_of
 
-    scorer = scorer_of(classifier.to(device_of(task.config)))
+    scorer = scorer_of(classifier)
     shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
-    calibrated = calibrate(scorer, validation, calibration, task.config.modalities, shift)
-    classifier.to("cpu")
-    return calibrated
+    return calibrate(scorer, validation, calibration, task.config.modalities, shift)
 
 
 def calibrate(

@@ -12,7 +12,7 @@ from densityclip.probability.aggregate import softmax
 from densityclip.training.batches import ImageStore
 
 # Slices that go through the tower at a time.
-_PIECE = 128
+PIECE = 128
 
 # Prepared pixels `[n, h, w]` and the modality of each to uncalibrated logits `[n, 4]`.
 Scorer = Callable[[Tensor, Sequence[str]], NDArray[np.float64]]
@@ -45,8 +45,8 @@ def mean_probabilities(scorer: Scorer, store: ImageStore, modalities: Sequence[s
     each, slices = store.every_slice(np.arange(len(store)))
     pieces = []
     # Slices are counted, not images: a volume of which many slices are used must not need many times the memory.
-    for start in range(0, len(each), _PIECE):
-        some = slice(start, start + _PIECE)
+    for start in range(0, len(each), PIECE):
+        some = slice(start, start + PIECE)
         names = [modalities[index] for index in store.modalities[each[some]]]
         pieces.append(softmax(scorer(store.read(each[some], slices[some]), names)))
     starts = np.concatenate([[0], np.cumsum(store.slices)[:-1]])
