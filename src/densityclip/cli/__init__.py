@@ -31,6 +31,7 @@ for command in (
     answers.explain,
     reading_room.listen,
     reading_room.serve,
+    models.calibrate,
     models.export,
     studies.study,
     studies.demo,

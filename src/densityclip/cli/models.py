@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from densityclip.cli.options import Out, Sets, open_model
+from densityclip.cli.options import Out, Sets, Workers, open_model
 from densityclip.errors import UserError
 
 
@@ -50,6 +50,45 @@ def train(
         for sentence in steps.training_outcome(bundle):
             terminal.say(sentence)
         terminal.say(f"The trained model is {bundle}.")
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Bundle.")],
+    source: Annotated[
+        Path, typer.Argument(help="Labelled exams of the site: DICOM folder or zip archive, index, or cache.")
+    ],
+    out: Out,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label table of DICOM files, as of `densityclip index --table`.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Split file: only patients of its calibration and external part are used.")
+    ] = None,
+    workers: Workers = 1,
+) -> None:
+    """Fit a model's probabilities to a site from labelled exams of it, as a new bundle; says what changed.
+
+    Example: densityclip calibrate model/bundle site --labels site/labels.csv --out fitted
+
+    Example: densityclip calibrate model/bundle site-cache --out fitted
+    """
+    from densityclip import steps, terminal
+
+    bundle, said = open_model(model), list[str]()
+    with terminal.progress("calibrate") as report:
+        steps.calibrate(
+            bundle,
+            source,
+            out,
+            labels=labels,
+            splits=splits,
+            workers=workers,
+            progress=report,
+            announce=said.append,
+        )
+    for sentence in said:
+        terminal.say(sentence)
+    terminal.say(f"The fitted model is {out}.")
 
 
 def export(

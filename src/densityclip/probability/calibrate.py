@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from densityclip.density import CATEGORIES
 from densityclip.probability.aggregate import softmax
-from densityclip.probability.joining import PLAIN, Joining
+from densityclip.probability.joining import CALIBRATION_PART, PLAIN, Joining
 
 # Beyond these a fit says that the logits are useless or the calibration part too small, not how to use them.
 _TEMPERATURES = (0.05, 20.0)
@@ -34,6 +34,7 @@ class Calibration:
         calibrated: Whether the temperature was fitted on patients of the calibration part.
         images: How many images it was fitted on.
         patients: How many patients these are of.
+        part: Which part of the training's patients these are; `site` where another site's labelled exams were taken.
         why: Why the temperature was not fitted; None where it was, or where nobody tried.
         joining: From images to breasts, exams and patients.
     """
@@ -43,6 +44,7 @@ class Calibration:
     calibrated: bool = False
     images: int = 0
     patients: int = 0
+    part: str = CALIBRATION_PART
     why: str | None = None
     joining: Joining = PLAIN
 
@@ -57,7 +59,7 @@ class Calibration:
             "why": self.why,
             "temperature": self.temperature,
             "prior_shift": dict(zip(CATEGORIES, self.prior_shift, strict=True)),
-            "fitted_on": {"part": "calibration", "images": self.images, "patients": self.patients},
+            "fitted_on": {"part": self.part, "images": self.images, "patients": self.patients},
             "joining": self.joining.to_dict(),
         }
 
@@ -71,6 +73,7 @@ class Calibration:
             why=content.get("why"),
             images=int(content["fitted_on"]["images"]),
             patients=int(content["fitted_on"]["patients"]),
+            part=str(content["fitted_on"].get("part", CALIBRATION_PART)),
             joining=Joining.from_dict(content["joining"]) if "joining" in content else PLAIN,
         )
 

@@ -64,10 +64,19 @@ def fit_joining(validation: pl.DataFrame, calibration: pl.DataFrame) -> Joining:
         The joining. Fewer than 10 patients, or labels of one category only, choose and fit nothing, and its notes say
         so: the rule is then `mean` and the temperature 1.
     """
-    chosen = _choose(validation)
+    return fit_temperatures(_choose(validation), calibration)
+
+
+def fit_temperatures(chosen: Joining, images: pl.DataFrame) -> Joining:
+    """Fit each level's temperature under a rule that stands; see `fit_joining`.
+
+    Args:
+        chosen: The rule; its temperatures must be 1.
+        images: Rows of schema `predictions`, level `image`, of one model, with labels and calibrated probabilities.
+    """
     temperatures, notes, patients = {}, list(chosen.notes), 0
     for level in JOINED_LEVELS:
-        rows = _Labelled.of(calibration, level, chosen)
+        rows = _Labelled.of(images, level, chosen)
         reason = too_few(rows.labels, rows.patients)
         if reason is None:
             values = log_probabilities(rows.probabilities)
@@ -75,7 +84,7 @@ def fit_joining(validation: pl.DataFrame, calibration: pl.DataFrame) -> Joining:
             patients = max(patients, len(set(rows.patients)))
         else:
             temperatures[level] = 1.0
-            notes.append(f"temperature of {level} not fitted on the calibration part: {reason}")
+            notes.append(f"temperature of {level} not fitted on the {chosen.fitted_part} part: {reason}")
     return replace(chosen, temperatures=temperatures, fitted_on=patients, notes=tuple(notes))
 
 

@@ -9,6 +9,8 @@ import polars as pl
 JOINED_LEVELS: tuple[str, ...] = ("breast", "exam", "patient")
 # Key of the manifest's `config` under which `predict` and `study` say how each member joined its images.
 JOININGS = "joinings"
+# The part of a split that fits; other patients of a site, where `densityclip calibrate` does.
+CALIBRATION_PART, SITE_PART = "calibration", "site"
 
 Rule = Literal["mean", "denser", "learned"]
 # One training of a study: arm, fold, seed; null where the predictions name none.
@@ -32,6 +34,7 @@ class Joining:
         temperatures: Of `breast`, `exam` and `patient`; above one where joining made the answer too sure.
         chosen_on: Patients of the validation part that chose the rule; 0 where none did.
         fitted_on: Patients of the calibration part that the temperatures were fitted on; 0 where they were not.
+        fitted_part: Which part that is; `site` where another site's labelled exams were taken.
         notes: What a reader should know of choice and fit, such as that there were too few patients.
 
     Raises:
@@ -43,6 +46,7 @@ class Joining:
     temperatures: Mapping[str, float] = field(default_factory=_ones)
     chosen_on: int = 0
     fitted_on: int = 0
+    fitted_part: str = CALIBRATION_PART
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -64,7 +68,7 @@ class Joining:
             "denser_weight": self.denser_weight,
             "temperatures": {level: self.temperatures[level] for level in JOINED_LEVELS},
             "chosen_on": {"part": "validation", "patients": self.chosen_on},
-            "fitted_on": {"part": "calibration", "patients": self.fitted_on},
+            "fitted_on": {"part": self.fitted_part, "patients": self.fitted_on},
             "notes": list(self.notes),
         }
 
@@ -77,6 +81,7 @@ class Joining:
             temperatures={level: float(value) for level, value in content["temperatures"].items()},
             chosen_on=int(content["chosen_on"]["patients"]),
             fitted_on=int(content["fitted_on"]["patients"]),
+            fitted_part=str(content["fitted_on"].get("part", CALIBRATION_PART)),
             notes=tuple(content.get("notes", ())),
         )
 

@@ -18,6 +18,7 @@ from densityclip.steps.models import (
 )
 from densityclip.steps.outcome import training_outcome
 from densityclip.steps.scores import METRICS, compare, evaluate, joinings_beside
+from densityclip.steps.site import calibrate
 from densityclip.steps.stand_in import make_stand_in
 from densityclip.training.engine import TrainingStopped
 
@@ -28,6 +29,7 @@ __all__ = [
     "TARGETS",
     "TrainingStopped",
     "adapt_locally",
+    "calibrate",
     "choose_images",
     "choose_patients",
     "chosen_maps",
