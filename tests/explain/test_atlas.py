@@ -118,7 +118,7 @@ def test_what_shuffled_labels_leave_is_the_agreement_with_the_other_model(atlas,
 def test_every_method_is_judged_on_every_claim_and_the_folder_says_what_it_is(atlas):
     out, written = atlas
     assert {row["map"] for row in written["verdicts"]} == set(KEYS)
-    assert len(written["verdicts"]) == 2 * 6
+    assert len(written["verdicts"]) == 2 * 7
     assert read_json(out / "explain.json", "densityclip explain") == written
     known = {(row["map"], row["figure"]) for row in written["figures"]}
     for method in KEYS:

@@ -233,7 +233,7 @@ def test_a_constant_map_has_no_value_and_is_left_out_of_the_means():
     assert math.isfinite(side["same"]["value"])
 
 
-@pytest.mark.parametrize("patients, given_others, interval", [(1, False, False), (2, True, False), (3, True, True)])
+@pytest.mark.parametrize("patients, given_others, interval", [(1, False, False), (4, True, False), (5, True, True)])
 def test_few_patients_have_no_interval_and_one_no_comparison(patients, given_others, interval):
     for row in summary(pairs(cohort(patients, own_place=False))):
         assert row["same"]["value"] is not None

@@ -59,3 +59,11 @@ def test_the_same_seed_randomises_alike():
         {stage: copy.deepcopy(now) for stage, now in randomised(given, trunk_of, seed=3)} for _ in range(2)
     )
     assert not changed(first[EVERYTHING], second[EVERYTHING])
+
+
+def test_with_everything_randomised_the_projection_behind_the_trunk_is_too_and_draws_differ():
+    given = model()
+    (first,) = (copy.deepcopy(now) for _, now in randomised(given, trunk_of, 1, whole_only=True))
+    assert changed(given.visual, first.visual) > {"head.proj.weight", "trunk.pos_embed"}
+    (second,) = (copy.deepcopy(now) for _, now in randomised(given, trunk_of, 2, whole_only=True))
+    assert changed(first.visual, second.visual) >= {"head.proj.weight", "trunk.blocks.0.attn.qkv.weight"}

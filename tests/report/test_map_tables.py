@@ -49,14 +49,24 @@ def test_a_claim_counts_as_passed_only_if_it_passed_on_every_cohort_and_a_failur
         ]
     )
     assert told == [
-        f"GradCAM passed 1 of 2 claims on every cohort: {INSIDE}.",
+        f"GradCAM passed 1 of 2 claims wherever measured: {INSIDE}.",
         f"Warning: GradCAM failed the claim that {TISSUE} (multi on away).",
     ]
 
 
+def test_a_claim_that_one_cohort_could_not_measure_says_so():
+    told = map_sentences(
+        [
+            maps("home", verdict("gradcam", TISSUE, "passed"), verdict("gradcam", INSIDE, "passed")),
+            maps("away", verdict("gradcam", INSIDE, "passed")),
+        ]
+    )
+    assert told == [f"GradCAM passed 2 of 2 claims wherever measured: {TISSUE} (measured on 1 of 2 cohorts); {INSIDE}."]
+
+
 def test_not_shown_is_neither_passed_nor_a_warning():
     assert map_sentences([maps("home", verdict("attention", TISSUE, "not shown"))]) == [
-        "Attention with gradient passed 0 of 1 claims on every cohort."
+        "Attention with gradient passed 0 of 1 claims wherever measured."
     ]
 
 

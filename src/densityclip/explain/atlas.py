@@ -1,5 +1,6 @@
 """A folder of maps: raw maps and overlays of each image, sheets, figures about them, and verdicts in words."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from densityclip.model.classifier import DensityClassifier
 
 _FACTS = ("image_id", "patient_id", "modality", "density", "laterality", "view")
-# Images whose maps are looked at again with each block of the tower randomised.
+# Images whose maps are looked at again with each block of the tower randomised: drawn by the hash of their ids, so that
+# they are of many women and of every modality, in whatever order the images come.
 _SAMPLE = 24
-_FIGURE_TYPES = dict.fromkeys((*_FACTS, "map", "figure"), pl.String()) | {"value": pl.Float64()}
+_FIGURE_TYPES = dict.fromkeys((*_FACTS, "map", "figure"), pl.String()) | {"draw": pl.Int64(), "value": pl.Float64()}
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Gathered:
         figures: One entry an image, map and figure.
         aligned: Method to the maps of the density score in the frame that all breasts share.
         members: Method to those of models of other folds, a list a model.
-        sample: The first images, for what is done again and again.
+        sample: A few images, for what is done again and again.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -66,7 +68,7 @@ class Gathered:
         for done, item in enumerate(items, start=1):
             place = places[item.row["image_id"]]
             for method, tokens in _of_density_score(item):
-                value = sameness(self.heats[method, DENSITY_SCORE][place], tokens, item.shown.mask)
+                value = abs(sameness(self.heats[method, DENSITY_SCORE][place], tokens, item.shown.mask))
                 self.figures += [_figure(item.row, method, SHUFFLED, value)] if np.isfinite(value) else []
             if progress is not None:
                 progress(done)
@@ -103,13 +105,13 @@ def gather(
             kept.figures += [_figure(row, *one) for one in found]
             for method, tokens in _of_density_score(item):
                 kept.aligned.setdefault(method, []).append(_mapped(item, tokens))
-            kept.sample += [item] if len(kept.sample) < _SAMPLE else []
+            kept.sample = sorted([*kept.sample, item], key=_by_chance)[:_SAMPLE]
         if progress is not None:
             progress(len(kept.rows))
     if kept.sample:
-        again = randomised_figures(kept.sample, classifier)
         kept.figures += [
-            _figure(kept.sample[place].row, method, figure, value) for place, method, figure, value in again
+            _figure(kept.sample[place].row, method, figure, value, draw)
+            for place, method, figure, draw, value in randomised_figures(kept.sample, classifier)
         ]
     return kept
 
@@ -201,8 +203,12 @@ def _write_figures(kept: Gathered, folder: Path, scale: Mapping[Key, float]) -> 
     return content
 
 
-def _figure(row: Mapping[str, Any], name: str, figure: str, value: float) -> dict[str, Any]:
-    return {fact: row.get(fact) for fact in _FACTS} | {"map": name, "figure": figure, "value": value}
+def _by_chance(item: ImageMap) -> str:
+    return hashlib.sha256(str(item.row["image_id"]).encode()).hexdigest()
+
+
+def _figure(row: Mapping[str, Any], name: str, figure: str, value: float, draw: int = 0) -> dict[str, Any]:
+    return {fact: row.get(fact) for fact in _FACTS} | {"map": name, "figure": figure, "draw": draw, "value": value}
 
 
 def _of_density_score(item: ImageMap) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from densityclip.evaluation.bootstrap import interval, patient_weights
 from densityclip.explain.agreement import rank_correlation
+from densityclip.explain.figures import FEWEST_PATIENTS
 from densityclip.explain.geometry import to_canvas
 from densityclip.records import MODALITIES
 
@@ -23,7 +24,6 @@ KINDS = ("modality", "side", "view", "member")
 SHAPE = (16, 12)
 # Other patients' images that each pair is compared with; each image takes that part equally often.
 OTHERS = 4
-FEWEST_PATIENTS = 3
 _COLUMNS = {
     "kind": pl.String,
     "patient_id": pl.String,
@@ -178,7 +178,7 @@ def summary(table: pl.DataFrame, *, resamples: int = 1000, seed: int = 0) -> lis
     Returns:
         For each kind and modalities: `kind, modalities, pairs, patients`, and `same, other, difference`, each `value,
         low, high`. All three are over the pairs that have both; where none has a comparison, `same` alone is given.
-        `low` and `high` are None under three patients.
+        `low` and `high` are None under `FEWEST_PATIENTS`.
     """
     found = []
     known = table.filter(pl.col("value").is_not_null())

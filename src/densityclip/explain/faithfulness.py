@@ -25,10 +25,13 @@ class Faithfulness:
     Attributes:
         deletion: By how much the mean of its deletion curve lies below that of random orders; above 0 is better.
         insertion: By how much the mean of its insertion curve lies above that of random orders; above 0 is better.
+        score_range: By how much the score falls when the whole breast turns to fat, the same for every map: what the
+            other two are to be held against.
     """
 
     deletion: float
     insertion: float
+    score_range: float
 
 
 def faithfulness(
@@ -57,7 +60,7 @@ def faithfulness(
     """
     inside = np.flatnonzero(np.asarray(breast).ravel() >= INSIDE)
     if not len(inside):
-        return {name: Faithfulness(np.nan, np.nan) for name in maps}
+        return {name: Faithfulness(np.nan, np.nan, np.nan) for name in maps}
     random = np.random.default_rng(seed)
     orders = {name: _order(np.asarray(values).ravel()[inside], random) for name, values in maps.items()}
     chance = {f"_random {number}": random.permutation(len(inside)) for number in range(_RANDOM_ORDERS)}
@@ -72,7 +75,11 @@ def faithfulness(
         curves[name] = (_area(ends[0], deletion, ends[1]), _area(ends[1], insertion, ends[0]))
     by_chance = np.mean([curves[name] for name in chance], axis=0)
     return {
-        name: Faithfulness(float(by_chance[0] - curves[name][0]), float(curves[name][1] - by_chance[1]))
+        name: Faithfulness(
+            float(by_chance[0] - curves[name][0]),
+            float(curves[name][1] - by_chance[1]),
+            float(ends[0] - ends[1]),
+        )
         for name in maps
     }
 

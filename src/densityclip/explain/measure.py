@@ -15,11 +15,14 @@ from densityclip.explain.faithfulness import INSIDE, faithfulness
 from densityclip.explain.figures import (
     AGAINST,
     DELETION,
+    EMPTY,
     FLAT,
     INSERTION,
     NOISE,
     POINTING,
     RANDOMISED,
+    SCORE_RANGE,
+    SHUFFLES,
     TISSUE_AUC,
     beyond,
 )
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 # Standard deviation of the noise, of the whole grey range: two to three grey levels of 256, which no reader sees.
 NOISE_SD = 0.01
+_BATCH = 16
 
 Figure = tuple[str, str, float]
 Gland = Callable[[str], NDArray[np.floating] | None]
@@ -59,9 +63,10 @@ def image_figures(item: ImageMap, classifier: "DensityClassifier", gland: Gland 
     flat = {FLAT: np.ones(grid, dtype=np.float32)}
     found = [
         *_energy(item, methods | flat),
-        *_tissue(item, methods | {name: followers[name] for name in (BRIGHTNESS, BREAST)}, gland),
+        *_tissue(item, methods | flat | {name: followers[name] for name in (BRIGHTNESS, BREAST)}, gland),
         *_faithful(item, classifier, shown | {name: followers[name] for name in (BRIGHTNESS, CENTRE)}),
         *_noise(item, classifier, shown),
+        *((method, EMPTY, float(not (tokens > 0).any())) for method, tokens in methods.items()),
     ]
     found += _differences(found, list(methods))
     return [one for one in found if np.isfinite(one[2])]
@@ -105,6 +110,7 @@ def _faithful(
     for name, one in faithfulness(score_of(classifier, item.row["modality"]), image, fat, breast, maps).items():
         yield name, DELETION, one.deletion
         yield name, INSERTION, one.insertion
+        yield name, SCORE_RANGE, one.score_range
 
 
 def _noise(item: ImageMap, classifier: "DensityClassifier", maps: dict[str, NDArray[np.float32]]) -> Iterator[Figure]:
@@ -144,32 +150,47 @@ def sameness(before: NDArray[np.floating], after: NDArray[np.floating], mask: ND
 
 
 def randomised_figures(
-    items: Sequence[ImageMap], classifier: "DensityClassifier", *, seed: int = 0
-) -> list[tuple[int, str, str, float]]:
+    items: Sequence[ImageMap], classifier: "DensityClassifier"
+) -> Iterator[tuple[int, str, str, int, float]]:
     """How much of each map is left when the tower is randomised from its output down, block by block.
 
-    Args:
-        items: A sample of images: the cost is that of mapping each of them once a block.
-        classifier: The model; it is not changed.
-        seed: Of the randomisation.
+    Block by block once; with everything randomised `SHUFFLES` times, because the verdict rests on it.
 
-    Returns:
-        (place in `items`, method, `randomised.PART`, rank correlation over the breast with the model's own map).
+    Args:
+        items: A sample of images: the cost is that of mapping each of them once a block and shuffle.
+        classifier: The model; it is not changed.
+
+    Yields:
+        (place in `items`, method, `randomised.PART`, number of the shuffle, strength of the rank correlation over the
+        breast with the model's own map, 0 to 1). A map turned upside down is as much the same map as before.
     """
-    pixels = np.stack([item.shown.pixels for item in items])
-    masks = np.stack([item.shown.mask for item in items])
-    modalities = [item.row["modality"] for item in items]
     methods = [method for method, target in items[0].slices if target == DENSITY_SCORE]
-    found = []
-    for part, changed in randomised(classifier, trunk_of, seed):
-        maps = pixel_maps(changed, pixels, masks, modalities, methods, [DENSITY_SCORE])
-        for place, item in enumerate(items):
-            for method in methods:
-                before = item.slices[method, DENSITY_SCORE][item.middle]
-                value = sameness(before, maps[method, DENSITY_SCORE][place], item.shown.mask)
-                if np.isfinite(value):
-                    found.append((place, method, f"{RANDOMISED}.{part}", value))
-    return found
+    for shuffle in range(SHUFFLES):
+        for part, changed in randomised(classifier, trunk_of, shuffle, whole_only=shuffle > 0):
+            for place, item, maps in _mapped_again(changed, items, methods):
+                for method in methods:
+                    before = item.slices[method, DENSITY_SCORE][item.middle]
+                    value = abs(sameness(before, maps[method], item.shown.mask))
+                    if np.isfinite(value):
+                        yield place, method, f"{RANDOMISED}.{part}", shuffle, value
+
+
+def _mapped_again(
+    classifier: "DensityClassifier", items: Sequence[ImageMap], methods: Sequence[str]
+) -> Iterator[tuple[int, ImageMap, dict[str, NDArray[np.float32]]]]:
+    """Each image with its maps by another model, a batch at a time."""
+    for start in range(0, len(items), _BATCH):
+        some = items[start : start + _BATCH]
+        maps = pixel_maps(
+            classifier,
+            np.stack([item.shown.pixels for item in some]),
+            np.stack([item.shown.mask for item in some]),
+            [item.row["modality"] for item in some],
+            methods,
+            [DENSITY_SCORE],
+        )
+        for number, item in enumerate(some):
+            yield start + number, item, {method: maps[method, DENSITY_SCORE][number] for method in methods}
 
 
 def _differences(found: Sequence[Figure], methods: Sequence[str]) -> list[Figure]:

@@ -16,16 +16,19 @@ def stages(trunk: nn.Module) -> list[str]:
     return ["norm", *blocks, EVERYTHING]
 
 
-def randomised(model: nn.Module, trunk_of: Callable[[Any], nn.Module], seed: int = 0) -> Iterator[tuple[str, Any]]:
-    """Copies of a model whose trunk is random from the output down to a block.
+def randomised(
+    model: nn.Module, trunk_of: Callable[[Any], nn.Module], seed: int = 0, *, whole_only: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Copies of a model whose image tower is random from the output down to a block.
 
     The entries of each tensor are shuffled: what it has learned is gone, its distribution stays, so that the scale of
     activations is that of the model.
 
     Args:
-        model: What holds the trunk; it is not changed.
+        model: What holds the tower as `visual`; it is not changed.
         trunk_of: Finds the timm VisionTransformer in a copy of it.
         seed: Of the shuffles.
+        whole_only: Give the last stage alone, in which nothing of the tower is left.
 
     Yields:
         Name of the last part that was randomised, and the model; the same object each time, changed further.
@@ -34,8 +37,9 @@ def randomised(model: nn.Module, trunk_of: Callable[[Any], nn.Module], seed: int
     trunk = trunk_of(changed)
     generator = torch.Generator().manual_seed(seed)
     done: set[int] = set()
-    for stage in stages(trunk):
-        part = trunk if stage == EVERYTHING else trunk.get_submodule(stage)
+    for stage in [EVERYTHING] if whole_only else stages(trunk):
+        # The projection behind the trunk is a part of the tower too.
+        part = changed.get_submodule("visual") if stage == EVERYTHING else trunk.get_submodule(stage)
         for tensor in part.parameters():
             if id(tensor) not in done:
                 done.add(id(tensor))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from densityclip.explain.figures import FLAT, POINTING, RANDOMISED, TISSUE_AUC
+from densityclip.explain.figures import FLAT, POINTING, RANDOMISED, SHUFFLES, TISSUE_AUC
 from densityclip.explain.followers import FOLLOWER_WORDS
 from densityclip.explain.methods import METHOD_WORDS
 from densityclip.explain.summary import ALL, FAILED, PASSED, interval_words
@@ -53,10 +53,15 @@ def map_sentences(maps: Sequence[Maps]) -> list[str]:
             for row in one.content["verdicts"]:
                 if row["map"] == method:
                     judged.setdefault(row["claim"], []).append((row["verdict"], f"{one.arm} on {one.cohort}"))
-        passed = [claim for claim, found in judged.items() if all(verdict == PASSED for verdict, _ in found)]
+        places = max(len(found) for found in judged.values())
+        passed = [
+            claim + ("" if len(found) == places else f" (measured on {len(found)} of {places} cohorts)")
+            for claim, found in judged.items()
+            if all(verdict == PASSED for verdict, _ in found)
+        ]
         words = map_words(method)
         words = words[:1].upper() + words[1:]
-        told.append(f"{words} passed {len(passed)} of {len(judged)} claims on every cohort{_listed(passed)}.")
+        told.append(f"{words} passed {len(passed)} of {len(judged)} claims wherever measured{_listed(passed)}.")
         for claim, found in judged.items():
             where = [place for verdict, place in found if verdict == FAILED]
             if where:
@@ -121,7 +126,8 @@ def _tissue(maps: Sequence[Maps]) -> Grid:
         title="The known fibroglandular tissue (generated exams)",
         note=(
             "AUC of the map for places with more gland than the median of the breast, and below it the pointing game: "
-            "how often the hottest place has more. A map by chance scores 0.5. The other two maps know no model."
+            "how often the hottest place has more. A flat map scores what chance would. Brightness, breast and a flat "
+            "map know no model."
         ),
         figures_from=2,
     )
@@ -193,7 +199,10 @@ def _randomised(maps: Sequence[Maps]) -> Grid:
         ("Randomised from the output down to", *(map_words(method) for method in methods)),
         tuple(rows),
         title="Randomised block by block",
-        note="Rank correlation, over the breast, of the map with that of the trained model: what is left of it.",
+        note=(
+            "Strength of the rank correlation, over the breast, of the map with that of the trained model: what is "
+            f"left of it. One shuffle of the weights; with everything randomised, {SHUFFLES}."
+        ),
     )
 
 
