@@ -199,6 +199,12 @@ class Reason(StrEnum):
         "Reading the file crashed.",
         "Leave it out, or convert it to an uncompressed syntax with another tool.",
     )
+    # Where a study is to be fetched, there is no image yet.
+    NOT_RETRIEVED = (
+        "not_retrieved",
+        "The study could not be fetched from the DICOMweb server.",
+        "Check the Study Instance UID, and whether the server is up; then ask again.",
+    )
 
 
 def reason_of(code: str) -> Reason:

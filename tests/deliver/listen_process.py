@@ -1,6 +1,6 @@
 """The listener with a stand-in for the model, as a process that tests may kill; prints `open` when its port is.
 
-Arguments: store, port, quiet seconds, peers.
+Arguments: store, port, quiet seconds, workers, peers.
 """
 
 import signal
@@ -14,10 +14,13 @@ from densityclip.deliver.limits import Limits, Pauses
 from densityclip.deliver.listen_service import ListenSettings, listen
 from densityclip.deliver.listener import Port
 from densityclip.deliver.peers import parse_peer
+from densityclip.deliver.shared_work import WorkOrder
+
+SOON = Pauses(first=0.2, factor=1.5, longest=1)
 
 
 def main() -> None:
-    store, port, quiet, *peers = sys.argv[1:]
+    store, port, quiet, workers, *peers = sys.argv[1:]
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = ListenSettings(
@@ -25,9 +28,17 @@ def main() -> None:
         Port(port=int(port), limits=Limits(reserve_bytes=0)),
         tuple(parse_peer(peer, calling="DENSITYCLIP") for peer in peers),
         quiet_seconds=float(quiet),
-        peer_pauses=Pauses(first=0.2, factor=1.5, longest=1),
+        workers=int(workers),
+        job_pauses=SOON,
+        peer_pauses=SOON,
     )
-    listen(settings, make_stand_in, stop, opened=lambda _: sys.stdout.write("open\n") and sys.stdout.flush())
+    listen(
+        settings,
+        make_stand_in,
+        stop,
+        opened=lambda _: sys.stdout.write("open\n") and sys.stdout.flush(),
+        order=WorkOrder("listen", Path("none"), settings.port.limits, SOON),
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from densityclip.dicom.modality import DM_FOR_PRESENTATION
 
@@ -36,6 +36,16 @@ def with_meta(image: Dataset) -> Dataset:
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.file_meta = meta
     return image
+
+
+def compressed(image: Dataset) -> Dataset:
+    """The same, in RLE."""
+    image.compress(RLELossless, generate_instance_uid=False)
+    return image
+
+
+def hashed_pixels(image: Dataset) -> str:
+    return hashlib.sha256(image.PixelData).hexdigest()
 
 
 def as_bytes(image: Dataset) -> bytes:

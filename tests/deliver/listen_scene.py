@@ -26,9 +26,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class ListenProcess:
-    def __init__(self, store: Path, port: int, quiet: float, *peers: str) -> None:
-        self._arguments = [sys.executable, str(HERE / "listen_process.py"), str(store), str(port), str(quiet), *peers]
+class TestProcess:
+    """A program beside the tests, which says `open` when it works."""
+
+    __test__ = False
+
+    def __init__(self, script: str, *arguments: object) -> None:
+        self._arguments = [sys.executable, str(HERE / script), *map(str, arguments)]
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -42,6 +46,16 @@ class ListenProcess:
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+
+class ListenProcess(TestProcess):
+    def __init__(self, store: Path, port: int, quiet: float, *peers: str, workers: int = 1) -> None:
+        super().__init__("listen_process.py", store, port, quiet, workers, *peers)
+
+
+class WorkProcess(TestProcess):
+    def __init__(self, store: Path, seconds: float) -> None:
+        super().__init__("work_process.py", store, seconds)
 
 
 class RecordingPeer:

@@ -1,7 +1,8 @@
-"""Orthanc sends an exam to the listener and gets its answer back; run in a network namespace with loopback only.
+"""Orthanc beside the listener or the web service; run in a network namespace with loopback only.
 
-Arguments: folder, `dicom` or `web`. Prints what Orthanc holds at the end as JSON. Orthanc listens on every address of
-its machine, which is why it is not run outside of a namespace of its own.
+Arguments: folder, and what happens: `dicom` or `web` (Orthanc sends exams to the listener, and gets their answers over
+C-STORE or STOW-RS), or `fetch` (a study is fetched from it over WADO-RS). Prints what came of it as JSON. Orthanc
+listens on every address of its machine, which is why it is not run outside of a namespace of its own.
 """
 
 import json
@@ -11,8 +12,14 @@ import time
 import urllib.request
 from pathlib import Path
 
-from listen_samples import as_bytes, mammogram, studies
+import pydicom
+from listen_samples import as_bytes, compressed, hashed_pixels, mammogram, studies
 from listen_scene import ListenProcess, wait_until
+
+from densityclip.deliver.incoming import REFERENCE, Upload
+from densityclip.deliver.limits import Limits
+from densityclip.deliver.retrieve import Retrieval, retrieved
+from densityclip.reasons import Refused
 
 ORTHANC = "/usr/sbin/Orthanc"
 DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
@@ -50,8 +57,37 @@ def is_up() -> bool:
         return False
 
 
+def fetch(folder: Path) -> None:
+    """Each transfer syntax that the study has, fetched as it is stored; and a study that is not there."""
+    orthanc = start_orthanc(folder)
+    try:
+        (study,) = studies(1)
+        sent = [as_bytes(mammogram(study, number=number)) for number in range(3)]
+        for image in [*sent, as_bytes(compressed(mammogram(study, number=3)))]:
+            call("/instances", image)
+        (folder / "work").mkdir()
+        found = []
+        retrieval = Retrieval({"pacs": f"{_URL}/dicom-web"}, disk=Limits(reserve_bytes=0))
+        for asked in (study, "1.2.3"):
+            upload = Upload(folder)
+            upload.refer("pacs", asked)
+            try:
+                with retrieved(upload.folder / REFERENCE, retrieval, within=folder / "work") as into:
+                    images = [pydicom.dcmread(path) for path in sorted(into.iterdir())]
+                    found.append([[i.SOPInstanceUID, i.file_meta.TransferSyntaxUID, hashed_pixels(i)] for i in images])
+            except Refused as refused:
+                found.append(str(refused))
+        sys.stdout.write(json.dumps(found))
+    finally:
+        orthanc.terminate()
+        orthanc.wait(20)
+
+
 def main(folder: Path, way: str) -> None:
     subprocess.run(["/usr/sbin/ip", "link", "set", "lo", "up"], check=True)
+    if way == "fetch":
+        fetch(folder)
+        return
     peer = {"dicom": "dicom://ORTHANC@127.0.0.1:4242", "web": f"{_URL}/dicom-web"}[way]
     service = ListenProcess(folder / "store", 11112, 1.0, peer)
     orthanc = start_orthanc(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from densityclip.deliver.api_keys import ApiKeys
+from densityclip.deliver.incoming import REFERENCE
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.receive import UploadLimits
 from densityclip.deliver.serve import ServeSettings, serve
@@ -20,7 +21,12 @@ ANSWERED = {"A": 0.1, "B": 0.6, "C": 0.2, "D": 0.1}
 
 
 def stand_in_answer(files, out: Path, earlier) -> list[Path]:
-    """Does what the first uploaded file says, after its preamble; else answers one exam with two images."""
+    """Does what the first uploaded file says, after its preamble; else answers one exam with two images.
+
+    A reference to a study is refused, with what stands in it.
+    """
+    if files[0].name == REFERENCE:
+        raise Refused(Reason.NOT_RETRIEVED, f"{json.loads(files[0].read_bytes())['server']} has no such study")
     what = files[0].read_bytes()[132:].decode(errors="replace")
     if what.startswith("refuse"):
         raise Refused(Reason.NOT_MAMMOGRAPHY, "none of the files")
@@ -79,6 +85,7 @@ def main() -> None:
         keys=ApiKeys({"test": sys.argv[2]} if len(sys.argv) > 2 else {}),
         upload=UploadLimits(upload_bytes=4 << 20),
         limits=Limits(reserve_bytes=0, job_seconds=60, attempts=3),
+        servers={"pacs": "http://127.0.0.1:1"},
     )
     serve(settings, make_stand_in, opened=lambda port: sys.stdout.write(f"{port}\n") and sys.stdout.flush())
 

@@ -11,9 +11,10 @@ import pydicom
 import pytest
 from listen_samples import as_bytes, make_stand_in, mammogram, stand_in_answer
 
+from densityclip.deliver.exams import State, hashed
 from densityclip.deliver.jobs import Jobs
 from densityclip.deliver.limits import Limits, Pauses
-from densityclip.deliver.store import State, Store, hashed
+from densityclip.deliver.store import Store
 from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
 
@@ -81,7 +82,7 @@ def run(store):
     made = []
 
     def start(make=make_behaving, **settings):
-        made.append(Jobs(store, make, peers=(), quiet_seconds=QUIET, pauses=AT_ONCE, **settings))
+        made.append(Jobs(store, make, quiet_seconds=QUIET, pauses=AT_ONCE, **settings))
         made[-1].open_model()
         made[-1].start()
 
@@ -96,7 +97,7 @@ def test_an_exam_is_answered_with_the_object_of_its_sources(store, run):
     assert wait_for(store, study) == [State.DELIVERED]
     (path,) = (store.folder / "results").rglob("*.dcm")
     assert pydicom.dcmread(path).StudyInstanceUID == "1.2.3"
-    assert not list(store.work.iterdir())
+    assert not list(store.claims.folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_poison_exam_fails_with_its_reason_and_blocks_no_other(store, run, wha
     run()
     assert wait_for(store, poison, *good) == [State.FAILED, State.DELIVERED, State.DELIVERED]
     assert store.state_of(poison) == (State.FAILED, reason)
-    (said,) = store._one("SELECT detail FROM exams WHERE study = ?", poison)
+    (said,) = store.table.one("SELECT detail FROM exams WHERE study = ?", poison)
     assert said.startswith(detail)
     assert "Doe" not in said
 
@@ -141,7 +142,7 @@ def test_two_workers_answer_every_exam_once(store, run, caplog):
 
 
 def test_a_model_that_cannot_be_opened_is_said_at_the_start(store):
-    jobs = Jobs(store, make_nothing, peers=())
+    jobs = Jobs(store, make_nothing)
     with pytest.raises(UserError, match="there is no such bundle"):
         jobs.open_model()
     jobs.stop()
@@ -149,10 +150,10 @@ def test_a_model_that_cannot_be_opened_is_said_at_the_start(store):
 
 def test_stopping_leaves_the_exam_that_was_under_way_to_the_next_start(store):
     study = put(store, "1.2.3", "hang")
-    jobs = Jobs(store, make_behaving, peers=(), quiet_seconds=QUIET)
+    jobs = Jobs(store, make_behaving, quiet_seconds=QUIET)
     jobs.start()
     until = time.monotonic() + 30
-    while not (out := list(store.work.iterdir())) and time.monotonic() < until:
+    while not (out := list(store.claims.folder.iterdir())) and time.monotonic() < until:
         time.sleep(0.02)
     assert [path.name for path in out] == [study]
     started = time.monotonic()
@@ -166,7 +167,7 @@ def test_a_worker_ends_when_the_service_is_killed(tmp_path: Path):
     script.write_text(
         "import os, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from densityclip.deliver.jobs import Worker\n"
+        "from densityclip.deliver.worker import Worker\n"
         "from densityclip.deliver.limits import Limits\n"
         "from listen_samples import make_stand_in\n"
         "if __name__ == '__main__':\n"

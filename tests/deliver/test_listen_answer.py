@@ -11,10 +11,10 @@ from listen_samples import as_bytes, mammogram
 from listen_scene import RecordingPeer, free_port, wait_until
 
 from densityclip.deliver.conformance import SENT_CLASSES
-from densityclip.deliver.jobs import Worker
+from densityclip.deliver.exams import hashed
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.listen_answer import open_answer
-from densityclip.deliver.store import hashed
+from densityclip.deliver.worker import Worker
 from densityclip.phantom.generate import generate
 from densityclip.reasons import Refused
 
@@ -78,7 +78,7 @@ def test_the_classes_of_all_objects_are_those_of_the_conformance_statement(bundl
 def test_a_real_model_opens_and_answers_within_the_memory_limit(bundle, images, tmp_path):
     from functools import partial
 
-    from densityclip.deliver.store import Job
+    from densityclip.deliver.exams import Job
 
     worker = Worker(partial(open_answer, bundle), Limits())
     files = tuple(laid_out(images, tmp_path / "all"))

@@ -8,7 +8,7 @@ import pytest
 from listen_samples import PATIENT, answer_uid, mammogram, studies
 from listen_scene import ListenProcess, RecordingPeer, free_port, in_background, send_until_success, wait_until
 
-from densityclip.deliver.listen_service import AUDIT_LOG
+from densityclip.deliver.audit_log import AUDIT_LOG
 
 
 @pytest.fixture

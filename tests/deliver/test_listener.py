@@ -17,6 +17,7 @@ from listen_samples import PATIENT, as_bytes, mammogram
 from pynetdicom import AE
 
 import densityclip.deliver.durable as durable
+from densityclip.deliver.exams import hashed
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.listener import (
     CANNOT_UNDERSTAND,
@@ -28,7 +29,7 @@ from densityclip.deliver.listener import (
     Port,
     Tls,
 )
-from densityclip.deliver.store import Store, hashed
+from densityclip.deliver.store import Store
 from densityclip.dicom.modality import DM_FOR_PRESENTATION
 from densityclip.errors import UserError
 

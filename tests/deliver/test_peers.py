@@ -9,9 +9,10 @@ import pytest
 from listen_samples import answer_uid, as_bytes, mammogram, stand_in_answer
 from listen_scene import RecordingPeer, free_port, wait_until
 
+from densityclip.deliver.exams import State
 from densityclip.deliver.limits import Limits, Pauses
 from densityclip.deliver.peers import Deliveries, DicomPeer, PeerError, WebPeer, parse_peer
-from densityclip.deliver.store import State, Store
+from densityclip.deliver.store import Store
 from densityclip.errors import UserError
 
 SOON = Pauses(first=0.1, factor=1, longest=0.1)
@@ -36,7 +37,7 @@ def run(store):
     made = []
 
     def start(*peers):
-        made.append(Deliveries(store, peers, peer_pauses=SOON, object_pauses=SOON))
+        made.append(Deliveries(store.outbox, peers, peer_pauses=SOON, object_pauses=SOON))
         made[-1].start()
 
     yield start
@@ -50,7 +51,8 @@ def put_answer(store: Store, study: str, *peers) -> str:
     job = store.next_job(0)
     (store.work / job.study).mkdir()
     (path,) = stand_in_answer(job.files, store.work / job.study, ())
-    store.answered(job, [(answer_uid([image.SOPInstanceUID]), path)], [peer.name for peer in peers])
+    store.outbox.deliver_to([peer.name for peer in peers])
+    store.answered(job, [(answer_uid([image.SOPInstanceUID]), path)])
     return job.study
 
 
@@ -61,7 +63,7 @@ def dicom_peer(peer: RecordingPeer) -> DicomPeer:
 def test_a_peer_that_is_down_gets_it_when_it_is_up(store, run, peer):
     study = put_answer(store, "1.2.3", dicom_peer(peer))
     with pytest.raises(PeerError):
-        dicom_peer(peer).send(next(store.due_deliveries(peer.address)).objects)
+        dicom_peer(peer).send(next(store.outbox.due(peer.address)).objects)
     run(dicom_peer(peer))
     peer.start()
     wait_until(lambda: store.state_of(study)[0] is State.DELIVERED)
@@ -74,7 +76,7 @@ def test_a_peer_that_refuses_an_object_is_asked_again_and_other_exams_go_on(stor
     peer.start()
     first = put_answer(store, "1.2.3", dicom_peer(peer))
     run(dicom_peer(peer))
-    wait_until(lambda: store._one("SELECT failures FROM deliveries")[0] > 1)
+    wait_until(lambda: store.table.one("SELECT failures FROM deliveries")[0] > 1)
     assert store.state_of(first)[0] is State.ANSWERED
     peer.status = 0x0000
     second = put_answer(store, "1.2.4", dicom_peer(peer))
@@ -109,7 +111,7 @@ def test_one_peer_that_is_down_holds_up_no_other(store, run, peer):
     study = put_answer(store, "1.2.3", down, dicom_peer(peer))
     peer.start()
     run(down, dicom_peer(peer))
-    wait_until(lambda: store.waiting_for() == {down.name: 1})
+    wait_until(lambda: store.outbox.waiting_for() == {down.name: 1})
     assert len(peer.contents) == 1
     assert store.state_of(study)[0] is State.ANSWERED
 

@@ -16,8 +16,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from service_process import Service
 from service_samples import SECRET, dicom, make_stand_in
+from wado_server import serving
 
-import densityclip.deliver.uploads as uploads_module
+import densityclip.deliver.incoming as incoming_module
 from densityclip.deliver.api_keys import ApiKeys, read_api_keys
 from densityclip.deliver.exam_json import answer_schema
 from densityclip.deliver.limits import Limits
@@ -204,7 +205,7 @@ def test_a_full_disk_is_said_with_507_and_keeps_nothing(idle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(uploads_module.os, "fsync", full)
+        patch.setattr(incoming_module.os, "fsync", full)
         assert client.post("/api/jobs", files=form(dicom())).status_code == 507
     assert not list((store.folder / "incoming").iterdir())
     assert client.post("/api/jobs", files=form(dicom())).status_code == 202
@@ -295,7 +296,7 @@ def test_answers_go_after_their_time(tmp_path):
     taken = store.next_job(0)
     file = tmp_path / "result.json"
     file.write_text('{"exams": []}')
-    store.answered(taken, [("result.json", file)], ())
+    store.answered(taken, [("result.json", file)])
     assert client.get(f"/api/jobs/{job}").json()["expires_at"] == 2060
     now[0] += 59
     assert store.remove_old() == 0
@@ -329,17 +330,60 @@ def test_a_job_in_flight_is_answered_after_a_kill(tmp_path):
         second.kill()
 
 
-@pytest.fixture(scope="module")
-def real(bundle, tmp_path_factory):
-    """The application with the real predictor and a small model."""
-    from functools import partial
+def asking(tmp_path) -> TestClient:
+    store = Uploads(tmp_path / "store", limits=Limits(reserve_bytes=0))
+    return TestClient(make_app(store, ServiceSettings(keys=KEYS, servers=("pacs",), waiting=2)))
 
-    from densityclip.deliver.upload_answer import open_upload_answer
 
-    folder = tmp_path_factory.mktemp("real") / "store"
-    settings = ServeSettings(folder, limits=Limits(reserve_bytes=0, attempts=1))
-    with running(settings, partial(open_upload_answer, bundle)) as store:
-        yield TestClient(make_app(store, ServiceSettings()))
+def test_a_study_of_a_server_becomes_a_job_whose_address_and_log_hold_no_uid(tmp_path, caplog):
+    client = asking(tmp_path)
+    with caplog.at_level("INFO", "densityclip.audit"):
+        accepted = client.post("/api/studies", json={"server": "pacs", "study": "1.2.4711"}, headers=WARD)
+    assert accepted.status_code == 202
+    assert accepted.headers["location"] == f"/api/jobs/{accepted.json()['id']}"
+    assert accepted.json()["state"] == "waiting"
+    assert client.get(accepted.headers["location"], headers=LAB).status_code == 404
+    assert '"server": "pacs"' in caplog.text
+    assert "4711" not in caplog.text + accepted.text
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"json": {"server": "http://10.0.0.5", "study": "1.2.3"}}, 422),
+        ({"json": {"server": "other", "study": "1.2.3"}}, 404),
+        ({"json": {"server": "pacs", "study": "1.2/../3"}}, 422),
+        ({"json": {"server": "pacs", "study": ""}}, 422),
+        ({"json": {"server": "pacs", "study": "1.2.3", "url": "http://x"}}, 422),
+        ({"json": {"server": "pacs"}}, 422),
+        ({"content": b"Doe^Jane", "headers": {"content-type": "application/json"}}, 422),
+        ({"content": b"{" * 5000, "headers": {"content-type": "application/json"}}, 413),
+        ({"content": b"{}", "headers": {"content-type": "text/plain"}}, 415),
+        ({"json": {"server": "pacs", "study": "1.2.3"}, "headers": {"origin": "http://evil.example"}}, 403),
+    ],
+)
+def test_a_request_for_a_study_that_is_not_taken_leaves_nothing(tmp_path, request_, status):
+    client = asking(tmp_path)
+    headers = WARD | request_.pop("headers", {})
+    refused = client.post("/api/studies", headers=headers, **request_)
+    assert (refused.status_code, list(refused.json())) == (status, ["detail"])
+    assert "Doe" not in refused.text
+    for part in ("incoming", "inputs"):
+        assert not list((tmp_path / "store" / part).iterdir())
+
+
+def test_studies_ask_for_a_key_and_wait_within_the_limit(tmp_path):
+    client, asked = asking(tmp_path), {"server": "pacs", "study": "1.2.3"}
+    assert client.post("/api/studies", json=asked).status_code == 401
+    statuses = [client.post("/api/studies", json=asked, headers=WARD).status_code for _ in range(3)]
+    assert statuses == [202, 202, 503]
+
+
+def test_without_a_server_there_is_no_such_address(idle):
+    client, _ = idle
+    assert client.post("/api/studies", json={"server": "pacs", "study": "1.2.3"}).status_code == 404
+    assert client.get("/api/version").json()["dicomweb"] == []
+    assert "study-form" not in client.get("/").text
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +392,27 @@ def large_exam(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("large")
     generate(out, site="internal", exams=1, seed=5, size=160, slice_mm=10)
     return out / "dicom"
+
+
+@pytest.fixture(scope="module")
+def archive(large_exam):
+    """A DICOMweb server that holds the exam."""
+    with serving(*(path.read_bytes() for path in sorted(large_exam.rglob("*.dcm")))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def real(bundle, archive, tmp_path_factory):
+    """The application with the real predictor and a small model."""
+    from functools import partial
+
+    from densityclip.deliver.upload_answer import open_upload_answer
+
+    folder = tmp_path_factory.mktemp("real") / "store"
+    servers = {"pacs": archive.url}
+    settings = ServeSettings(folder, limits=Limits(reserve_bytes=0, attempts=1), servers=servers)
+    with running(settings, partial(open_upload_answer, bundle, settings.retrieval)) as store:
+        yield TestClient(make_app(store, ServiceSettings(servers=("pacs",))))
 
 
 def test_the_real_predictor_answers_a_zip_with_everything(real, large_exam, tmp_path):
@@ -394,6 +459,21 @@ def test_pictures_have_an_answer_each_and_no_exam(real, large_exam):
     ]
     assert found["exams"][0]["report"] is False
     assert "Doe" not in json.dumps(answer)
+
+
+def test_a_study_that_is_fetched_has_the_answer_that_it_has_when_it_is_uploaded(real, archive, large_exam, tmp_path):
+    shutil.make_archive(str(tmp_path / "exam"), "zip", large_exam)
+    uploaded = real.post("/api/jobs", files=form((tmp_path / "exam.zip").read_bytes())).json()["id"]
+    fetched = real.post("/api/studies", json={"server": "pacs", "study": "1.2.3"}).json()["id"]
+    for job in (uploaded, fetched):
+        assert finished(real, job, seconds=300)["state"] == "done"
+    answers = [real.get(f"/api/jobs/{job}/exams/1").json() for job in (uploaded, fetched)]
+    for answer in answers:
+        # They stand in the order of the files.
+        answer["images"].sort(key=lambda image: image["image_id"])
+    assert answers[0] == answers[1]
+    assert answers[0]["exam"]["status"] == "ok"
+    assert archive.asked[-1][0] == "/dicom-web/studies/1.2.3"
 
 
 def bomb() -> bytes:

@@ -99,9 +99,17 @@ def test_everything_works_by_keyboard(page, tmp_path):
     file.write_bytes(dicom())
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
-    with page.expect_file_chooser() as chosen:
+    chosen = []
+    page.on("filechooser", lambda chooser: chosen.append(chooser))
+
+    def opens() -> bool:
+        # Chromium opens none while it still lays out a page that was just opened, and says nothing of it.
         page.keyboard.press("Enter")
-    chosen.value.set_files(file)
+        page.wait_for_timeout(500)
+        return bool(chosen)
+
+    wait_until(opens)
+    chosen[0].set_files(file)
     page.get_by_text("Both breasts together").wait_for(timeout=30_000)
     assert page.evaluate("document.activeElement.id") == "answers"
     page.keyboard.press("Tab")
@@ -129,3 +137,17 @@ def test_what_is_refused_is_said_and_can_be_tried_again(page):
     page.get_by_role("button", name="Answer other images").click()
     assert page.locator("#drop").is_visible()
     assert page.locator(".exam").count() == 0
+
+
+def test_a_study_of_an_archive_is_asked_for_by_its_uid(page):
+    study = page.get_by_label("Study Instance UID")
+    study.fill("no UID")
+    page.get_by_role("button", name="Fetch and answer").click()
+    assert study.evaluate("one => one.validity.patternMismatch")
+    study.fill("1.2.840.4711")
+    seen(page, "study")
+    with page.expect_request("**/api/studies") as asked:
+        study.press("Enter")
+    assert asked.value.post_data_json == {"server": "pacs", "study": "1.2.840.4711"}
+    page.get_by_role("alert").get_by_text("pacs has no such study").wait_for(timeout=30_000)
+    assert "4711" not in page.url

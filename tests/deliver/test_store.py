@@ -12,8 +12,10 @@ from listen_samples import PATIENT, answer_uid, as_bytes, mammogram, stand_in_an
 from pydicom.dataelem import DataElement
 
 import densityclip.deliver.durable as durable
+from densityclip.deliver.durable import DiskFullError
+from densityclip.deliver.exams import State, hashed
 from densityclip.deliver.limits import Limits, Pauses
-from densityclip.deliver.store import DiskFullError, State, Store, hashed
+from densityclip.deliver.store import Store
 from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
 
@@ -47,7 +49,8 @@ def answer(store: Store, job, peers=("peer",)) -> bool:
     out.mkdir()
     paths = stand_in_answer(job.files, out, job.earlier)
     uid = answer_uid([mammogram_uid(path) for path in job.files])
-    done = store.answered(job, [(uid, paths[0])], peers)
+    store.outbox.deliver_to(peers)
+    done = store.answered(job, [(uid, paths[0])])
     for path in out.iterdir():
         path.unlink()
     out.rmdir()
@@ -96,8 +99,8 @@ def test_a_file_and_its_folder_are_synced_before_success_is_returned(store, monk
     assert calls.index(("rename", str(folder / name))) > 0
     assert calls[-1] == ("sync", str(folder))
     assert ("sync", str(folder.parent)) in calls
-    assert store._one("PRAGMA synchronous") == (2,)
-    assert store._one("PRAGMA journal_mode") == ("wal",)
+    assert store.table.one("PRAGMA synchronous") == (2,)
+    assert store.table.one("PRAGMA journal_mode") == ("wal",)
 
 
 def test_no_uid_and_no_name_stands_in_a_path_or_in_the_table(store):
@@ -166,10 +169,11 @@ def test_an_exam_that_was_being_answered_is_answered_again_after_a_restart(store
     put(store, mammogram(study))
     clock.now += 30
     first = store.next_job(30)
-    (store.work / "half").mkdir()
+    (store.claims.folder / "half").mkdir()
     again = reopened(store, clock)
     assert again.next_job(30) == first
-    assert not list(again.work.iterdir())
+    assert sorted(again.work.iterdir()) == [again.claims.folder, again.claims.folder.with_suffix(".lock")]
+    assert not list(again.claims.folder.iterdir())
     again.close()
 
 
@@ -180,7 +184,7 @@ def test_a_file_that_was_renamed_but_not_entered_is_adopted(store, clock, monkey
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "_transaction", killed)
+    monkeypatch.setattr(store.table, "transaction", killed)
     with pytest.raises(KeyboardInterrupt):
         put(store, mammogram(study, number=1))
     monkeypatch.undo()
@@ -197,9 +201,9 @@ def test_an_answer_is_delivered_to_each_peer_and_then_the_exam_is_delivered(stor
     assert answer(store, store.next_job(30), peers=("a", "b"))
     assert store.state_of(hashed(study)) == (State.ANSWERED, None)
     for peer in ("a", "b"):
-        (due,) = store.due_deliveries(peer)
-        store.delivered(due, peer, due.objects)
-        assert not list(store.due_deliveries(peer))
+        (due,) = store.outbox.due(peer)
+        store.outbox.delivered(due, peer, due.objects)
+        assert not list(store.outbox.due(peer))
     assert store.state_of(hashed(study)) == (State.DELIVERED, None)
 
 
@@ -208,15 +212,15 @@ def test_what_a_peer_did_not_take_waits_over_a_restart_and_goes_later(store, clo
     put(store, mammogram(study))
     clock.now += 30
     answer(store, store.next_job(30))
-    (due,) = store.due_deliveries("peer")
-    store.delivery_failed(due, "peer", pause=60)
+    (due,) = store.outbox.due("peer")
+    store.outbox.failed(due, "peer", pause=60)
     again = reopened(store, clock)
-    assert not list(again.due_deliveries("peer"))
+    assert not list(again.outbox.due("peer"))
     clock.now += 60
-    (due,) = again.due_deliveries("peer")
+    (due,) = again.outbox.due("peer")
     assert due.failures == 1
     assert due.objects[0].is_file()
-    assert again.waiting_for() == {"peer": 1}
+    assert again.outbox.waiting_for() == {"peer": 1}
     again.close()
 
 
@@ -227,7 +231,7 @@ def test_an_answer_that_a_late_image_has_overtaken_is_dropped(store, clock):
     job = store.next_job(30)
     put(store, mammogram(study, number=1))
     assert not answer(store, job)
-    assert not list(store.due_deliveries("peer"))
+    assert not list(store.outbox.due("peer"))
     clock.now += 30
     assert answer(store, store.next_job(30))
 
@@ -242,7 +246,7 @@ def test_a_late_image_makes_a_second_answer_that_knows_the_first(store, clock):
     job = store.next_job(30)
     assert len(job.earlier) == 1
     answer(store, job)
-    (due,) = store.due_deliveries("peer")
+    (due,) = store.outbox.due("peer")
     assert due.objects[0] == job.earlier[0]
     assert len(due.objects) == 2
 
@@ -326,7 +330,7 @@ def test_an_exam_that_comes_again_after_its_removal_is_answered_again(store, clo
     assert put(store, mammogram(study)).is_new
     clock.now += 30
     assert answer(store, store.next_job(30))
-    (due,) = store.due_deliveries("peer")
+    (due,) = store.outbox.due("peer")
     assert due.objects[0].is_file()
 
 
@@ -344,7 +348,8 @@ FILL = """
 import sys
 from pathlib import Path
 from densityclip.deliver.limits import Limits
-from densityclip.deliver.store import DiskFullError, Store
+from densityclip.deliver.durable import DiskFullError
+from densityclip.deliver.store import Store
 from densityclip.errors import UserError
 from listen_samples import as_bytes, mammogram
 folder, ballast = Path(sys.argv[1]) / "store", Path(sys.argv[1]) / "ballast"

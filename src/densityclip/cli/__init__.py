@@ -32,6 +32,7 @@ for command in (
     reading_room.listen,
     reading_room.serve,
     models.calibrate,
+    reading_room.worker,
     models.export,
     studies.study,
     studies.demo,

@@ -7,6 +7,10 @@ import typer
 
 from densityclip.cli.options import Workers, open_model
 
+OwnWorkers = Annotated[
+    int, typer.Option("--workers", min=0, help="Worker processes; 0 where `densityclip worker` runs on the same store.")
+]
+
 
 def listen(
     model: Annotated[Path, typer.Option(help="Bundle.")],
@@ -28,7 +32,7 @@ def listen(
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Send pictures of where the model looked too.")] = False,
     quiet_time: Annotated[float, typer.Option(help="Seconds without an image until an exam is complete.")] = 30.0,
-    workers: Workers = 1,
+    workers: OwnWorkers = 1,
     associations: Annotated[int, typer.Option(min=1, help="Associations at once.")] = 8,
     max_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one image.")] = 1024,
     job_seconds: Annotated[float, typer.Option(min=1, help="Time limit of an exam.")] = 600.0,
@@ -81,10 +85,14 @@ def serve(
         list[str] | None, typer.Option(help="Host name by which browsers may call it; may be repeated.")
     ] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="Who may ask: a name and a key a line.")] = None,
+    dicomweb: Annotated[
+        list[str] | None,
+        typer.Option(help="Server whose studies may be asked for, NAME=https://host/dicom-web; may be repeated."),
+    ] = None,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one upload.")] = 2048,
     max_files: Annotated[int, typer.Option(min=1, help="Files of one upload; an archive is one.")] = 500,
     keep_hours: Annotated[float, typer.Option(help="How long answers stay.")] = 1.0,
-    workers: Workers = 1,
+    workers: OwnWorkers = 1,
     job_seconds: Annotated[float, typer.Option(min=1, help="Time limit of an upload's answer.")] = 600.0,
     job_gb: Annotated[float, typer.Option(min=0.5, help="Memory limit of a worker, gigabytes.")] = 12.0,
 ) -> None:
@@ -98,6 +106,7 @@ def serve(
     from densityclip.deliver.api_keys import ApiKeys, read_api_keys
     from densityclip.deliver.limits import Limits
     from densityclip.deliver.receive import UploadLimits
+    from densityclip.deliver.retrieve import parse_servers
     from densityclip.deliver.serve import ServeSettings, serve_with_bundle
 
     settings = ServeSettings(
@@ -110,5 +119,28 @@ def serve(
         upload=UploadLimits(upload_bytes=max_upload_mb << 20, files=max_files),
         limits=Limits(job_seconds=job_seconds, job_bytes=int(job_gb * (1 << 30)), attempts=2),
         names=tuple(name or ()),
+        servers=parse_servers(dicomweb or []),
     )
     serve_with_bundle(settings, open_model(model), say=terminal.say)
+
+
+def worker(
+    store: Annotated[Path, typer.Option(help="Folder of a `listen` or `serve` on this machine.")],
+    workers: Workers = 1,
+) -> None:
+    """Answer what waits in the store of a `listen` or `serve`, beside it; several may be started.
+
+    Example: densityclip worker --store /var/lib/densityclip
+    """
+    import threading
+
+    from densityclip import terminal
+    from densityclip.deliver.listen_service import told_to_end
+    from densityclip.deliver.shared_work import work_beside
+
+    stop = threading.Event()
+    with told_to_end(stop.set):
+        work_beside(
+            store, stop, workers=workers, began=lambda order: terminal.say(f"Working in {store} with {order.bundle}.")
+        )
+    terminal.say("Stopped. What was not finished, others go on with.")

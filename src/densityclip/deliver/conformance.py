@@ -18,6 +18,7 @@ from densityclip.deliver.listener import (
     VERIFICATION,
     Port,
 )
+from densityclip.deliver.retrieve import ACCEPT
 
 SENT_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR Storage",
@@ -29,7 +30,7 @@ SENT_CLASSES: dict[str, str] = {
 _PAGE = """\
 # DICOM conformance statement
 
-`densityclip listen`. Research use only; not a medical device. Written by
+`densityclip listen` and `densityclip serve`. Research use only; not a medical device. Written by
 `python -m densityclip.deliver.conformance` from what the code accepts and sends; a test compares the two.
 
 ## Roles
@@ -37,6 +38,9 @@ _PAGE = """\
 | service | SOP class | role |
 |---|---|---|
 {roles}
+
+`densityclip serve --dicomweb` is also a user agent of WADO-RS: Retrieve Study, with `Accept:
+{accept}`. It follows no redirect.
 
 No other service: no query, no retrieve, no storage commitment, no worklist. No extended negotiation; role selection
 and asynchronous operations are not used.
@@ -93,6 +97,7 @@ def as_page() -> str:
     ]
     return _PAGE.format(
         roles=_rows(roles),
+        accept=ACCEPT,
         syntaxes=_rows((UID(uid).name, f"`{uid}`") for uid in TRANSFER_SYNTAXES),
         title=port.ae_title,
         address=port.address,

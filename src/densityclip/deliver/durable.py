@@ -10,60 +10,40 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from densityclip.deliver.claims import CLAIMS, Claims
 from densityclip.errors import UserError
 
 
-class DurableFolder:
-    """A folder that one process has to itself, with a table whose commits are synced; for several threads.
+class DiskFullError(Exception):
+    """There is no room; the sender shall try again later."""
 
-    Attributes:
-        folder: Where everything lies.
-    """
 
-    def __init__(self, folder: Path, file: str, tables: str, *, version: int, parts: Iterable[Path]) -> None:
-        """Open the folder, make it where there is none, and put right what a killed process left.
+class DurableTable:
+    """An SQLite file whose commits are synced; for several threads, and for several processes beside each other."""
+
+    def __init__(self, path: Path, tables: str, *, version: int) -> None:
+        """Open the file, make it where there is none.
 
         Args:
-            folder: Where; two processes cannot have the same one open.
-            file: Name of the SQLite file in it.
+            path: The file; readable by its owner only.
             tables: SQL that makes what is not there yet.
             version: Of the tables.
-            parts: The folders in it.
 
         Raises:
-            UserError: Another process has it open, it is of another version, or it cannot be written.
+            UserError: The file is of another version.
         """
-        self.folder = folder
-        self._lock = threading.RLock()
-        try:
-            for part in (folder, *parts):
-                part.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._only = take_alone(folder)
-            self._table = open_table(folder / file, tables, version=version)
-            try:
-                self._recover()
-            except BaseException:
-                self.close()
-                raise
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(
-                f"the store {folder} cannot be used ({error})",
-                "give a folder on a disk of this machine with free space left",
-            ) from error
+        self.lock = threading.RLock()
+        self._table = open_table(path, tables, version=version)
 
     def close(self) -> None:
-        """Close the table and let another process have the folder."""
-        with self._lock:
+        """Close it."""
+        with self.lock:
             self._table.close()
-            self._only.close()
-
-    def _recover(self) -> None:
-        """Put right what a killed process left."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing of what is done with the connection; no other process writes meanwhile."""
+        with self.lock:
             self._table.execute("BEGIN IMMEDIATE")
             try:
                 yield self._table
@@ -73,13 +53,84 @@ class DurableFolder:
                 if self._table.in_transaction:
                     self._table.execute("ROLLBACK")
 
-    def _one(self, query: str, *values: object) -> tuple | None:
-        with self._lock:
+    def one(self, query: str, *values: object) -> tuple | None:
+        """The first row of a query."""
+        with self.lock:
             return self._table.execute(query, values).fetchone()
 
-    def _all(self, query: str, *values: object) -> list[tuple]:
-        with self._lock:
+    def all(self, query: str, *values: object) -> list[tuple]:
+        """Every row of a query."""
+        with self.lock:
             return self._table.execute(query, values).fetchall()
+
+
+class DurableFolder:
+    """A folder of jobs: files, a durable table of them, and who works on which.
+
+    One process has it to itself as the service: it takes jobs in and throws old ones away. Others may join it to work.
+
+    Attributes:
+        folder: Where everything lies.
+        table: What is known.
+        claims: Who works on what.
+    """
+
+    def __init__(
+        self, folder: Path, file: str, tables: str, *, version: int, parts: Iterable[Path], joining: bool = False
+    ) -> None:
+        """Open the folder; as the service, make it where there is none and put right what a killed process left.
+
+        Args:
+            folder: Where; two services cannot have the same one open.
+            file: Name of the SQLite file in it.
+            tables: SQL that makes what is not there yet.
+            version: Of the tables.
+            parts: The folders in it.
+            joining: Whether to work beside the service, whose the folder is.
+
+        Raises:
+            UserError: Another service has it open, there is none to join, it is of another version, or it cannot be
+                written.
+        """
+        self.folder = folder
+        self._only: IO[str] | None = None
+        if joining and not (folder / file).is_file():
+            raise UserError(f"{folder} is no store of a service", "start the service with this --store first")
+        try:
+            for part in (folder, *parts, self.work):
+                part.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not joining:
+                self._only = take_alone(folder)
+            self.table = DurableTable(folder / file, tables + CLAIMS, version=version)
+            self.claims = Claims(self.work)
+            try:
+                if not joining:
+                    self._recover()
+            except BaseException:
+                self.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"the store {folder} cannot be used ({error})",
+                "give a folder on a disk of this machine with free space left",
+            ) from error
+
+    @property
+    def work(self) -> Path:
+        """Where workers write, each process into a folder of its own, `claims.folder`."""
+        return self.folder / "work"
+
+    def close(self) -> None:
+        """Close the table and let another process have the folder."""
+        with self.table.lock:
+            self.claims.close()
+            self.table.close()
+            if self._only is not None:
+                self._only.close()
+
+    def _recover(self) -> None:
+        """Put right what a killed process left."""
+        raise NotImplementedError
 
 
 def open_table(path: Path, tables: str, *, version: int) -> sqlite3.Connection:

@@ -9,9 +9,9 @@ import polars as pl
 
 from densityclip.artifacts import conform
 from densityclip.deliver.answer import exam_objects, exams_of, write_exam
-from densityclip.deliver.jobs import Answer
 from densityclip.deliver.pictures import exam_pictures
 from densityclip.deliver.source_image import read_source
+from densityclip.deliver.worker import Answer
 from densityclip.dicom.density_report import REPORT_CLASSES
 from densityclip.reasons import Reason, Refused
 from densityclip.records import Status

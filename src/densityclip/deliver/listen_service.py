@@ -6,22 +6,22 @@ import logging
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
-from densityclip.deliver.jobs import Jobs, MakeAnswer
+from densityclip.deliver.audit_log import AUDIT_LOG, audit, close_audit, open_audit
+from densityclip.deliver.jobs import Jobs
 from densityclip.deliver.limits import Pauses
-from densityclip.deliver.listener import Listener, Port, audit
+from densityclip.deliver.listener import Listener, Port
 from densityclip.deliver.peers import Deliveries, Peer
+from densityclip.deliver.shared_work import WorkOrder
 from densityclip.deliver.store import Store
+from densityclip.deliver.worker import MakeAnswer
 from densityclip.errors import UserError
 
-AUDIT_LOG = "audit.log"
-
-_HOUR = 3600.0
+_HOUR, _TIDY_SECONDS = 3600.0, 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class ListenSettings:
         quiet_seconds: An exam is complete when no image came for so long.
         keep_hours: After delivery, until images and answers are removed.
         keep_failed_hours: The same for exams that could not be answered.
-        workers: Processes that answer.
+        workers: Processes that answer; none where others are started on the same store.
         job_pauses: Between attempts at an exam whose worker fails.
         peer_pauses: Between attempts at a peer that is down.
     """
@@ -76,14 +76,11 @@ def listen_with_bundle(
     """
     if importlib.util.find_spec("pynetdicom") is None:
         raise UserError("listening needs pynetdicom", "install it: pip install 'densityclip[serve]'")
-    from densityclip.deliver.listen_answer import open_answer
-
+    order = WorkOrder("listen", bundle, settings.port.limits, settings.job_pauses, overlay)
     stop = threading.Event()
     where = f"{settings.port.ae_title} on {settings.port.address}"
     with told_to_end(stop.set):
-        listen(
-            settings, partial(open_answer, bundle), stop, opened=lambda port: say(f"Listening: {where} port {port}.")
-        )
+        listen(settings, order.make(), stop, opened=lambda port: say(f"Listening: {where} port {port}."), order=order)
     say("Stopped. What was accepted and not yet delivered is kept; the same command goes on with it.")
 
 
@@ -93,6 +90,7 @@ def listen(
     stop: threading.Event,
     *,
     opened: Callable[[int], None] = lambda port: None,
+    order: WorkOrder | None = None,
 ) -> None:
     """Listen until told to stop. A kill at any moment loses nothing: the next start goes on where this one was.
 
@@ -101,17 +99,20 @@ def listen(
         make: Opens the model in a worker process.
         stop: Set to end.
         opened: Called with the TCP port when it is open.
+        order: Left in the store, so that other workers may join.
 
     Raises:
         UserError: The store, the model or the port cannot be opened.
     """
     store = Store(settings.store, limits=settings.port.limits)
+    if order is not None:
+        order.leave(settings.store)
     handler = open_audit(settings.store / AUDIT_LOG)
-    deliveries = Deliveries(store, settings.peers, peer_pauses=settings.peer_pauses)
+    store.outbox.deliver_to([peer.name for peer in settings.peers])
+    deliveries = Deliveries(store.outbox, settings.peers, peer_pauses=settings.peer_pauses)
     jobs = Jobs(
         store,
         make,
-        peers=[peer.name for peer in settings.peers],
         quiet_seconds=settings.quiet_seconds,
         workers=settings.workers,
         pauses=settings.job_pauses,
@@ -120,7 +121,7 @@ def listen(
     try:
         _tell_of_forgotten_peers(store, settings)
         deliveries.start()
-        # Nobody is told "success" by a service that cannot answer.
+        # Nobody is told "success" by a service that cannot answer; without workers of its own, others answer.
         jobs.open_model()
         listener = Listener(store, settings.port)
         try:
@@ -129,7 +130,7 @@ def listen(
             jobs.start()
             audit("started", port=listener.port, title=settings.port.ae_title)
             opened(listener.port)
-            _tidy_until(stop, store, settings)
+            _look_after_until(stop, store, settings)
         finally:
             listener.stop()
     finally:
@@ -140,22 +141,27 @@ def listen(
         close_audit(handler)
 
 
-def _tidy_until(stop: threading.Event, store: Store, settings: ListenSettings) -> None:
+def _look_after_until(stop: threading.Event, store: Store, settings: ListenSettings) -> None:
+    tick, tidy_at = min(1.0, settings.quiet_seconds / 4), 0.0
     while not stop.is_set():
         try:
-            removed = store.remove_old(
-                delivered_seconds=settings.keep_hours * _HOUR, failed_seconds=settings.keep_failed_hours * _HOUR
-            )
-            if removed:
-                audit("removed", exams=removed)
+            # Only who listens knows that an exam is complete; workers of other processes wait for it.
+            store.ripen(settings.quiet_seconds)
+            if time.monotonic() >= tidy_at:
+                tidy_at = time.monotonic() + _TIDY_SECONDS
+                removed = store.remove_old(
+                    delivered_seconds=settings.keep_hours * _HOUR, failed_seconds=settings.keep_failed_hours * _HOUR
+                )
+                if removed:
+                    audit("removed", exams=removed)
         except (OSError, sqlite3.Error) as error:
-            _log.error("old exams could not be removed (%s)", type(error).__name__)
-        stop.wait(60)
+            _log.error("the store could not be looked after (%s)", type(error).__name__)
+        stop.wait(tick)
 
 
 def _tell_of_forgotten_peers(store: Store, settings: ListenSettings) -> None:
     known = {peer.name for peer in settings.peers}
-    for name, objects in store.waiting_for().items():
+    for name, objects in store.outbox.waiting_for().items():
         if name not in known:
             _log.warning("%d objects wait for %s, which is no --peer of this run; they are kept", objects, name)
 
@@ -169,23 +175,3 @@ def told_to_end(do: Callable[[], None]) -> Iterator[None]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-
-
-def close_audit(handler: logging.Handler) -> None:
-    """Take back what `open_audit` did."""
-    logging.getLogger("densityclip.audit").removeHandler(handler)
-    handler.close()
-
-
-def open_audit(path: Path) -> logging.Handler:
-    """Let the audit log go to a file, for its owner only; returns the handler, to be removed in the end."""
-    # Watched: logrotate may take the file away.
-    handler = WatchedFileHandler(path, encoding="utf-8")
-    path.chmod(0o600)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"))
-    logger = logging.getLogger("densityclip.audit")
-    logger.setLevel(logging.INFO)
-    # It is a file, and no talk on the terminal.
-    logger.propagate = False
-    logger.addHandler(handler)
-    return handler

@@ -4,7 +4,6 @@ Nothing is decoded here. The bytes go to the store as they came; only the header
 """
 
 import ipaddress
-import json
 import logging
 import ssl
 from collections.abc import Callable
@@ -19,8 +18,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from densityclip.deliver.audit_log import audit
+from densityclip.deliver.durable import DiskFullError
+from densityclip.deliver.exams import Accepted
 from densityclip.deliver.limits import Limits
-from densityclip.deliver.store import Accepted, DiskFullError, Store
+from densityclip.deliver.store import Store
 from densityclip.dicom import modality
 from densityclip.dicom.decoders import SYNTAXES
 from densityclip.errors import UserError
@@ -55,12 +57,6 @@ _MAX_PDU = 1 << 20
 _REJECTED_FOR_GOOD, _BY_USER, _CALLING_TITLE_UNKNOWN = 0x01, 0x01, 0x03
 
 _log = logging.getLogger(__name__)
-_audit = logging.getLogger("densityclip.audit")
-
-
-def audit(event: str, **facts: str | int) -> None:
-    """Write a line of the audit log: who asked what, as JSON, without names or UIDs of patients."""
-    _audit.info(json.dumps({"event": event, **facts}, sort_keys=True))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from densityclip.deliver.audit_log import audit
+from densityclip.deliver.exams import Delivery
 from densityclip.deliver.limits import Pauses
-from densityclip.deliver.listener import audit, check_title, quiet_libraries
-from densityclip.deliver.store import Delivery, Store
+from densityclip.deliver.listener import check_title, quiet_libraries
+from densityclip.deliver.outbox import Outbox
 from densityclip.errors import UserError
 
 _SECONDS = 60
@@ -176,7 +178,7 @@ class Deliveries:
 
     def __init__(
         self,
-        store: Store,
+        outbox: Outbox,
         peers: Sequence[Peer],
         *,
         peer_pauses: Pauses | None = None,
@@ -185,12 +187,12 @@ class Deliveries:
         """Prepare the threads; `start` starts them.
 
         Args:
-            store: Whose objects.
+            outbox: What waits for them.
             peers: Who gets them.
             peer_pauses: Between attempts at a peer that is down.
             object_pauses: Between attempts at objects that a peer which is up does not take.
         """
-        self._store = store
+        self._outbox = outbox
         self._peer_pauses = peer_pauses or Pauses(first=2, factor=2, longest=60)
         self._object_pauses = object_pauses or Pauses(first=30, factor=2, longest=3600)
         self._ended, self._news = threading.Event(), {peer.name: threading.Event() for peer in peers}
@@ -230,7 +232,7 @@ class Deliveries:
                 self._ended.wait(1.0)
 
     def _deliver_due(self, peer: Peer) -> None:
-        for delivery in self._store.due_deliveries(peer.name):
+        for delivery in self._outbox.due(peer.name):
             if self._ended.is_set():
                 return
             self._deliver(peer, delivery)
@@ -243,9 +245,9 @@ class Deliveries:
             # Of this exam alone, such as a file that is gone.
             _log.error("an answer cannot be sent to %s (%s)", peer.name, type(error).__name__)
         if confirmed:
-            self._store.delivered(delivery, peer.name, confirmed)
+            self._outbox.delivered(delivery, peer.name, confirmed)
             audit("delivered", peer=peer.name, study=delivery.study, objects=len(confirmed))
         if len(confirmed) < len(delivery.objects):
             pause = self._object_pauses.after(delivery.failures + 1)
-            self._store.delivery_failed(delivery, peer.name, pause=pause)
+            self._outbox.failed(delivery, peer.name, pause=pause)
             audit("not taken", peer=peer.name, study=delivery.study, objects=len(delivery.objects) - len(confirmed))

@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densityclip.deliver.api_keys import ApiKeys
-from densityclip.deliver.jobs import Jobs, MakeAnswer
+from densityclip.deliver.audit_log import AUDIT_LOG, audit, close_audit, open_audit
+from densityclip.deliver.jobs import Jobs, by_file_name
 from densityclip.deliver.limits import Limits, Pauses
-from densityclip.deliver.listen_service import AUDIT_LOG, close_audit, open_audit, told_to_end
-from densityclip.deliver.listener import audit
+from densityclip.deliver.listen_service import told_to_end
 from densityclip.deliver.receive import UploadLimits
+from densityclip.deliver.retrieve import Retrieval
+from densityclip.deliver.shared_work import WorkOrder
 from densityclip.deliver.uploads import Uploads
+from densityclip.deliver.worker import MakeAnswer
 from densityclip.errors import UserError
 
 if TYPE_CHECKING:
     from densityclip.model.bundle import Bundle
+
+PAUSES = Pauses(first=2, factor=4, longest=60)
+"""Between attempts at a job whose worker fails."""
 
 _HOUR = 3600.0
 
@@ -39,10 +45,11 @@ class ServeSettings:
         port: TCP port; 0 takes a free one.
         keys: Who may ask.
         keep_hours: How long an answer stays.
-        workers: Processes that answer.
+        workers: Processes that answer; none where others are started on the same store.
         upload: What one upload may hold.
         limits: What a job may use.
         names: Names by which browsers may call it, besides the address.
+        servers: DICOMweb servers whose studies may be asked for: name to base URL.
     """
 
     store: Path
@@ -54,6 +61,7 @@ class ServeSettings:
     upload: UploadLimits = field(default_factory=UploadLimits)
     limits: Limits = field(default_factory=lambda: Limits(attempts=2))
     names: tuple[str, ...] = ()
+    servers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.keep_hours <= 0:
@@ -71,6 +79,11 @@ class ServeSettings:
             return ()
         return ("localhost", "127.0.0.1", "::1", self.host, *self.names)
 
+    @property
+    def retrieval(self) -> Retrieval:
+        """From where a worker may fetch studies, and how much."""
+        return Retrieval(self.servers, self.upload, self.limits)
+
 
 def serve_with_bundle(settings: ServeSettings, bundle: "Bundle", *, say: Callable[[str], None]) -> None:
     """Serve, with a bundle as the model, until this process is told to end (SIGTERM or Ctrl-C).
@@ -83,11 +96,10 @@ def serve_with_bundle(settings: ServeSettings, bundle: "Bundle", *, say: Callabl
     Raises:
         UserError: The store, the model or the port cannot be opened, or a library is not installed.
     """
-    for module in ("fastapi", "uvicorn", "python_multipart", "pynetdicom"):
+    for module in ("fastapi", "uvicorn", "python_multipart", "pynetdicom", "requests"):
         if importlib.util.find_spec(module) is None:
             raise UserError(f"the web service needs {module}", "install it: pip install 'densityclip[serve]'")
     from densityclip.deliver.identity import model_version
-    from densityclip.deliver.upload_answer import open_upload_answer
 
     model = {
         "version": model_version(bundle),
@@ -97,7 +109,8 @@ def serve_with_bundle(settings: ServeSettings, bundle: "Bundle", *, say: Callabl
         "note": bundle.generated_note,
     }
     opened = partial(_say_where, settings, say)
-    serve(settings, partial(open_upload_answer, bundle.folder), model=model, opened=opened)
+    order = WorkOrder("serve", bundle.folder, settings.limits, PAUSES, retrieval=settings.retrieval)
+    serve(settings, order.make(), model=model, opened=opened, order=order)
     say("Stopped. Uploads that wait are kept; the same command goes on with them.")
 
 
@@ -112,6 +125,7 @@ def serve(
     *,
     model: dict[str, object] | None = None,
     opened: Callable[[int], None] = lambda port: None,
+    order: WorkOrder | None = None,
 ) -> None:
     """Serve until told to stop. A kill at any moment loses no job that was accepted.
 
@@ -120,35 +134,47 @@ def serve(
         make: Opens the model in a worker process.
         model: Words about it.
         opened: Called with the TCP port when it is open.
+        order: Left in the store, so that other workers may join.
 
     Raises:
         UserError: The store, the model or the port cannot be opened.
     """
-    with running(settings, make) as uploads:
+    with running(settings, make, order=order) as uploads:
         from densityclip.deliver.service import ServiceSettings, make_app
 
         told = ServiceSettings(
-            keys=settings.keys, upload=settings.upload, hosts=settings.hosts, model=dict(model or {})
+            keys=settings.keys,
+            upload=settings.upload,
+            hosts=settings.hosts,
+            model=dict(model or {}),
+            servers=tuple(settings.servers),
         )
         _serve_http(settings, make_app(uploads, told), opened)
 
 
 @contextlib.contextmanager
-def running(settings: ServeSettings, make: MakeAnswer) -> Iterator[Uploads]:
+def running(settings: ServeSettings, make: MakeAnswer, *, order: WorkOrder | None = None) -> Iterator[Uploads]:
     """The store with its workers, without the port.
+
+    Args:
+        settings: What to do.
+        make: Opens the model in a worker process.
+        order: Left in the store, so that other workers may join.
 
     Raises:
         UserError: The store or the model cannot be opened.
     """
     uploads = Uploads(settings.store, limits=settings.limits, keep_seconds=settings.keep_hours * _HOUR)
+    if order is not None:
+        order.leave(settings.store)
     handler = open_audit(settings.store / AUDIT_LOG)
     jobs = Jobs(
         uploads,
         make,
-        name=lambda path: path.name,
+        name=by_file_name,
         quiet_seconds=0.8,
         workers=settings.workers,
-        pauses=Pauses(first=2, factor=4, longest=60),
+        pauses=PAUSES,
     )
     stop = threading.Event()
     tidy = threading.Thread(target=_tidy_until, args=(stop, uploads), daemon=True)

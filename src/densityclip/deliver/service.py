@@ -5,49 +5,45 @@ sentence and never repeat what was sent. Addresses hold random job ids and small
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from importlib.resources import files as package_files
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathPart
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse
 from fastapi.security import APIKeyHeader
-from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
 
 from densityclip import __version__
-from densityclip.artifacts import read_json
 from densityclip.deliver.api_keys import NOBODY, ApiKeys
+from densityclip.deliver.audit_log import audit
+from densityclip.deliver.durable import DiskFullError
 from densityclip.deliver.exam_json import answer_schema
-from densityclip.deliver.listener import audit
+from densityclip.deliver.exams import hashed
 from densityclip.deliver.receive import RequestRefused, UploadLimits, receive, too_large
-from densityclip.deliver.store import DiskFullError
-from densityclip.deliver.uploads import RESULT, JobState, JobStatus, Uploads
+from densityclip.deliver.service_frame import add_page, guard_requests, say_problems_in_one_sentence
+from densityclip.deliver.service_views import (
+    MISSING,
+    PROBLEMS,
+    STUDY_BODY,
+    STUDY_PROBLEMS,
+    UPLOAD_BODY,
+    UPLOAD_PROBLEMS,
+    Health,
+    JobView,
+    StudyRequest,
+    Version,
+    view,
+)
+from densityclip.deliver.uploads import JobStatus, Uploads
 from densityclip.deliver.wording import NOTICE
-from densityclip.reasons import reason_of
 
 KEY_HEADER = "X-API-Key"
 
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-    "Cache-Control": "no-store",
-}
-_WEB = {"app.css": "text/css; charset=utf-8", "app.js": "text/javascript; charset=utf-8"}
 _DICOM = "application/dicom"
+_STUDY_BYTES, _STUDY_SECONDS = 4096, 30.0
 
 JobId = Annotated[str, PathPart(pattern="^[0-9a-f]{32}$", description="As given when the job was accepted.")]
 Number = Annotated[int, PathPart(ge=1, le=100_000, description="Counted from 1.")]
@@ -65,6 +61,7 @@ class ServiceSettings:
         hosts: Names by which it may be called; empty for any. Keeps pages of strangers from calling a service on the
             reader's own machine by a name of theirs (DNS rebinding).
         model: Words about the model, for the page and `version`.
+        servers: Names of the DICOMweb servers whose studies may be asked for.
     """
 
     keys: ApiKeys = field(default_factory=ApiKeys)
@@ -73,110 +70,7 @@ class ServiceSettings:
     receiving: int = 4
     hosts: tuple[str, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
-
-
-class Problem(BaseModel):
-    """Why a request was refused."""
-
-    detail: str = Field(description="One sentence.")
-
-
-class Progress(BaseModel):
-    """How far a job is."""
-
-    done: int = Field(description="Steps done: an image counts when it is answered, and again when it is drawn.")
-    total: int
-
-
-class ImageFiles(BaseModel):
-    """Pictures of one answered image."""
-
-    number: int
-    image_id: str
-    capture: bool = Field(description="Whether there is a DICOM secondary capture.")
-
-
-class ExamFiles(BaseModel):
-    """What there is for one exam."""
-
-    number: int
-    report: bool = Field(description="Whether there is a DICOM structured report.")
-    without: str | None = Field(description="Why there are no DICOM objects.")
-    images: list[ImageFiles]
-
-
-class JobView(BaseModel):
-    """A job."""
-
-    id: str
-    state: Literal["waiting", "working", "done", "failed"]
-    files: int
-    before: int = Field(description="Jobs that wait before it.")
-    progress: Progress | None = None
-    reason: str | None = Field(default=None, description="Stable code of why it failed.")
-    meaning: str | None = Field(default=None, description="The reason in words.")
-    remedy: str | None = Field(default=None, description="What a person can do about it.")
-    detail: str | None = None
-    expires_at: float | None = Field(default=None, description="When it goes, seconds since 1970.")
-    exams: list[ExamFiles] = Field(default_factory=list)
-
-
-class Health(BaseModel):
-    """Whether the service can take jobs."""
-
-    status: Literal["ok", "full"]
-    waiting: int
-
-
-class Version(BaseModel):
-    """What answers."""
-
-    densityclip: str
-    notice: str
-    model: dict[str, Any]
-    needs_key: bool
-    max_upload_mb: int
-    max_files: int
-
-
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The Host header is not one of ours."},
-    401: {"model": Problem, "description": "The key is missing or not known."},
-}
-_MISSING = _PROBLEMS | {
-    404: {"model": Problem, "description": "There is no such job or file of yours, or its time is over."},
-    422: {"model": Problem, "description": "The address is malformed."},
-}
-_UPLOAD_PROBLEMS = _PROBLEMS | {
-    403: {"model": Problem, "description": "The request comes from a page of another site."},
-    408: {"model": Problem, "description": "The upload took too long."},
-    413: {"model": Problem, "description": "Too many bytes or files."},
-    415: {"model": Problem, "description": "A kind of body or file that cannot be read."},
-    422: {"model": Problem, "description": "No file, or a damaged upload."},
-    503: {"model": Problem, "description": "Too much is waiting; try again later."},
-    507: {"model": Problem, "description": "The disk is full."},
-}
-_UPLOAD_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "DICOM or picture files, or one zip archive of them.",
-                        }
-                    },
-                }
-            }
-        },
-    }
-}
+    servers: tuple[str, ...] = ()
 
 
 def make_app(uploads: Uploads, settings: ServiceSettings) -> FastAPI:
@@ -195,70 +89,25 @@ def make_app(uploads: Uploads, settings: ServiceSettings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    _say_problems_in_one_sentence(app)
-    _guard(app, settings)
-    _add_page(app, settings)
-    owner = _owner_of(settings.keys)
-    _add_jobs(app, uploads, settings, owner)
+    version = Version(
+        densityclip=__version__,
+        notice=NOTICE,
+        model=settings.model,
+        needs_key=bool(settings.keys),
+        max_upload_mb=settings.upload.upload_bytes >> 20,
+        max_files=settings.upload.files,
+        dicomweb=list(settings.servers),
+    )
+    say_problems_in_one_sentence(app)
+    guard_requests(app, settings.hosts)
+    add_page(app, version.model_dump())
+    _add_service(app, uploads, version)
+    owner, receiving = _owner_of(settings.keys), asyncio.Semaphore(settings.receiving)
+    _add_jobs(app, uploads, settings, owner, receiving)
+    if settings.servers:
+        _add_studies(app, uploads, settings, owner, receiving)
     _add_files(app, uploads, owner)
     return app
-
-
-def _say_problems_in_one_sentence(app: FastAPI) -> None:
-    def said(status: int, sentence: str, headers: Any = None) -> JSONResponse:
-        # Middleware does not see what the outermost handler of errors says.
-        return JSONResponse({"detail": sentence}, status, headers={**_HEADERS, **(headers or {})})
-
-    async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestRefused)
-        return said(error.status, error.sentence, {"Retry-After": "60"} if error.status in (503, 507) else None)
-
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, StarletteHTTPException)
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
-            # Starlette names the methods of the first route with this address, and there is one a method.
-            headers["Allow"] = ", ".join(_methods(app, request))
-        return said(error.status_code, str(error.detail), headers)
-
-    async def malformed(_: Request, error: Exception) -> Response:
-        # FastAPI's own words repeat the input.
-        return said(422, "The address or a parameter is malformed.")
-
-    async def broken(_: Request, error: Exception) -> Response:
-        return said(500, "Something in the service went wrong; it was noted.")
-
-    app.add_exception_handler(RequestRefused, refused)
-    app.add_exception_handler(StarletteHTTPException, http)
-    app.add_exception_handler(RequestValidationError, malformed)
-    app.add_exception_handler(Exception, broken)
-
-
-def _methods(app: FastAPI, request: Request) -> list[str]:
-    routes = [route for route in app.router.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
-
-
-def _guard(app: FastAPI, settings: ServiceSettings) -> None:
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response: Response
-        if settings.hosts and (request.url.hostname or "") not in settings.hosts:
-            response = JSONResponse({"detail": "The service is not known by this name."}, 400)
-        elif request.method not in ("GET", "HEAD") and _is_foreign(request):
-            response = JSONResponse({"detail": "Requests from pages of other sites are refused."}, 403)
-        else:
-            response = await call_next(request)
-        response.headers.update(_HEADERS)
-        return response
-
-
-def _is_foreign(request: Request) -> bool:
-    """Whether a browser says that a page of another site asks; programs say nothing."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return True
-    origin = request.headers.get("origin")
-    return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
 def _owner_of(keys: ApiKeys) -> Any:
@@ -275,86 +124,95 @@ def _owner_of(keys: ApiKeys) -> Any:
     return Depends(owner)
 
 
-def _add_page(app: FastAPI, settings: ServiceSettings) -> None:
-    folder = package_files("densityclip.deliver").joinpath("web")
-    page = _page(folder.joinpath("page.html.j2").read_text(encoding="utf-8"), settings)
-    files = {name: folder.joinpath(name).read_bytes() for name in _WEB}
-
-    @app.get("/", include_in_schema=False)
-    def show_page() -> HTMLResponse:
-        return HTMLResponse(page)
-
-    @app.get("/favicon.ico", include_in_schema=False, status_code=204)
-    def no_icon() -> None:
-        """Browsers ask for one."""
-
-    @app.get("/web/{name}", include_in_schema=False)
-    def web_file(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404, "There is no such file.")
-        return Response(files[name], media_type=_WEB[name])
-
-
-def _page(template: str, settings: ServiceSettings) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        notice=NOTICE,
-        version=__version__,
-        model=settings.model,
-        needs_key=bool(settings.keys),
-        max_mb=settings.upload.upload_bytes >> 20,
-        max_files=settings.upload.files,
-    )
-
-
-def _add_jobs(app: FastAPI, uploads: Uploads, settings: ServiceSettings, owner: Any) -> None:
-    receiving = asyncio.Semaphore(settings.receiving)
-
-    @app.get("/api/health", tags=["service"], responses={400: _PROBLEMS[400]})
+def _add_service(app: FastAPI, uploads: Uploads, version: Version) -> None:
+    @app.get("/api/health", tags=["service"], responses={400: PROBLEMS[400]})
     def health() -> Health:
         """Say whether jobs can be taken; asks for no key."""
         room = uploads.limits.has_room(uploads.folder, 0)
         return Health(status="ok" if room else "full", waiting=uploads.waiting())
 
-    @app.get("/api/version", tags=["service"], responses={400: _PROBLEMS[400]})
-    def version() -> Version:
+    @app.get("/api/version", tags=["service"], responses={400: PROBLEMS[400]})
+    def show_version() -> Version:
         """Say what answers, and what may be sent; asks for no key."""
-        return Version(
-            densityclip=__version__,
-            notice=NOTICE,
-            model=settings.model,
-            needs_key=bool(settings.keys),
-            max_upload_mb=settings.upload.upload_bytes >> 20,
-            max_files=settings.upload.files,
-        )
+        return version
 
-    @app.get("/api/schema", tags=["service"], responses={400: _PROBLEMS[400]})
+    @app.get("/api/schema", tags=["service"], responses={400: PROBLEMS[400]})
     def schema() -> dict[str, Any]:
         """Give the JSON Schema of an exam's answer; asks for no key."""
         return answer_schema()
 
-    @app.post("/api/jobs", tags=["jobs"], status_code=202, responses=_UPLOAD_PROBLEMS, openapi_extra=_UPLOAD_BODY)
+
+def _add_jobs(
+    app: FastAPI, uploads: Uploads, settings: ServiceSettings, owner: Any, receiving: asyncio.Semaphore
+) -> None:
+    @app.post("/api/jobs", tags=["jobs"], status_code=202, responses=UPLOAD_PROBLEMS, openapi_extra=UPLOAD_BODY)
     async def upload(request: Request, response: Response, who: Annotated[str, owner]) -> JobView:
         """Upload the files of one or more exams; the answer names the job to ask for."""
         _check_before_reading(request, uploads, settings, receiving)
         async with receiving:
             name = await _take(request, uploads, settings, who)
         response.headers["Location"] = f"/api/jobs/{name}"
-        return _view(uploads, await asyncio.to_thread(uploads.status, name, who))
+        return view(uploads, await asyncio.to_thread(uploads.status, name, who))
 
-    @app.get("/api/jobs/{job}", tags=["jobs"], responses=_MISSING)
+    @app.get("/api/jobs/{job}", tags=["jobs"], responses=MISSING)
     def show(job: JobId, who: Annotated[str, owner]) -> JobView:
         """Say how far a job is, and what there is of it."""
-        return _view(uploads, _status(uploads, job, who))
+        return view(uploads, _status(uploads, job, who))
 
-    @app.delete("/api/jobs/{job}", tags=["jobs"], status_code=204, responses=_MISSING)
+    @app.delete("/api/jobs/{job}", tags=["jobs"], status_code=204, responses=MISSING)
     def remove(job: JobId, who: Annotated[str, owner]) -> None:
         """Remove a job now, with all that was uploaded and answered."""
         _status(uploads, job, who)
         uploads.remove(job)
         audit("removed", job=job, who=who)
+
+
+def _add_studies(
+    app: FastAPI, uploads: Uploads, settings: ServiceSettings, owner: Any, receiving: asyncio.Semaphore
+) -> None:
+    @app.post("/api/studies", tags=["jobs"], status_code=202, responses=STUDY_PROBLEMS, openapi_extra=STUDY_BODY)
+    async def fetch(request: Request, response: Response, who: Annotated[str, owner]) -> JobView:
+        """Answer a study that a DICOMweb server holds; it is fetched as a part of the job."""
+        _check_before_reading(request, uploads, settings, receiving)
+        async with receiving:
+            asked = await _read_study(request)
+        if asked.server not in settings.servers:
+            raise RequestRefused(404, "There is no DICOMweb server of this name; /api/version names them.")
+        name = await asyncio.to_thread(_enter_study, uploads, asked, who)
+        response.headers["Location"] = f"/api/jobs/{name}"
+        return view(uploads, await asyncio.to_thread(uploads.status, name, who))
+
+
+async def _read_study(request: Request) -> StudyRequest:
+    """What is asked for. FastAPI itself would read a body of any length into memory, before it asks for a key."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestRefused(415, "Send the server's name and the Study Instance UID as JSON (application/json).")
+    body = b""
+    try:
+        async with asyncio.timeout(_STUDY_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > _STUDY_BYTES:
+                    raise RequestRefused(413, "That is too long for a server's name and a Study Instance UID.")
+        return StudyRequest.model_validate_json(body)
+    except TimeoutError:
+        raise RequestRefused(408, f"The request took longer than {_STUDY_SECONDS:g} s.") from None
+    except (ValidationError, ClientDisconnect):
+        raise RequestRefused(422, "Send `server`, a name, and `study`, a Study Instance UID, and no more.") from None
+
+
+def _enter_study(uploads: Uploads, asked: StudyRequest, who: str) -> str:
+    try:
+        upload = uploads.begin()
+        try:
+            upload.refer(asked.server, asked.study)
+            name = uploads.enter(upload, who)
+        finally:
+            upload.drop()
+    except DiskFullError:
+        raise _disk_full() from None
+    audit("accepted", job=name, who=who, server=asked.server, study=hashed(asked.study))
+    return name
 
 
 def _check_before_reading(
@@ -413,30 +271,6 @@ def _status(uploads: Uploads, job: str, who: str) -> JobStatus:
         raise HTTPException(404, "There is no such job, or its time is over.") from None
 
 
-def _view(uploads: Uploads, status: JobStatus) -> JobView:
-    said = uploads.progress(status.id) if status.state is JobState.WORKING else {}
-    reason = reason_of(status.reason) if status.reason else None
-    exams = _exams(uploads, status.id) if status.state is JobState.DONE else []
-    return JobView(
-        id=status.id,
-        state=status.state.value,
-        files=status.files,
-        before=status.before,
-        progress=Progress(**said) if said else None,
-        reason=reason.value if reason else None,
-        meaning=reason.sentence if reason else None,
-        remedy=reason.remedy if reason else None,
-        detail=status.detail,
-        expires_at=status.expires_at,
-        exams=exams,
-    )
-
-
-def _exams(uploads: Uploads, job: str) -> list[ExamFiles]:
-    found = read_json(uploads.result(job, RESULT), "the service")
-    return [ExamFiles.model_validate(exam) for exam in found["exams"]]
-
-
 def _add_files(app: FastAPI, uploads: Uploads, owner: Any) -> None:
     def file_of(job: str, who: str, name: str, media_type: str) -> FileResponse:
         _status(uploads, job, who)
@@ -448,7 +282,7 @@ def _add_files(app: FastAPI, uploads: Uploads, owner: Any) -> None:
         return FileResponse(path, media_type=media_type)
 
     def kinds(media_type: str, what: str) -> dict[int | str, dict[str, Any]]:
-        return _MISSING | {200: {"description": what, "content": {media_type: {}}}}
+        return MISSING | {200: {"description": what, "content": {media_type: {}}}}
 
     base = "/api/jobs/{job}/exams/{exam}"
 

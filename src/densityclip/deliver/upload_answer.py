@@ -10,10 +10,12 @@ import polars as pl
 
 from densityclip.artifacts import conform, write_json
 from densityclip.deliver.answer import ExamObjects, exam_objects
-from densityclip.deliver.jobs import Answer
+from densityclip.deliver.incoming import REFERENCE
 from densityclip.deliver.pictures import Layers, draw_layers, draw_pictures, exam_maps
+from densityclip.deliver.retrieve import Retrieval, retrieved
 from densityclip.deliver.source_image import SourceImage, object_bytes, read_source
 from densityclip.deliver.uploads import PROGRESS, RESULT
+from densityclip.deliver.worker import Answer
 from densityclip.dicom.header import is_dicom
 from densityclip.errors import UserError
 from densityclip.inference.zip_source import ArchiveTooLarge, ZipLimits, unpacked
@@ -25,11 +27,16 @@ if TYPE_CHECKING:
 
 NO_EXAM = "images that state no exam"
 
+_NO_SERVERS = Retrieval()
 _ZIP_LIMITS = ZipLimits(files=2000, file_bytes=2 << 30, total_bytes=16 << 30)
 
 
-def open_upload_answer(bundle: Path) -> Answer:
+def open_upload_answer(bundle: Path, retrieval: Retrieval | None = None) -> Answer:
     """Open a bundle; returns what answers uploads with it.
+
+    Args:
+        bundle: Its folder.
+        retrieval: From where studies may be fetched.
 
     Raises:
         UserError: It is no bundle.
@@ -37,7 +44,7 @@ def open_upload_answer(bundle: Path) -> Answer:
     from densityclip.inference.predictor import Predictor
     from densityclip.model.bundle import load_bundle
 
-    return partial(answer_upload, Predictor(load_bundle(bundle)))
+    return partial(answer_upload, Predictor(load_bundle(bundle)), retrieval=retrieval or Retrieval())
 
 
 def answer_upload(
@@ -47,23 +54,29 @@ def answer_upload(
     earlier: Sequence[Path] = (),
     *,
     limits: ZipLimits = _ZIP_LIMITS,
+    retrieval: Retrieval = _NO_SERVERS,
 ) -> list[Path]:
     """Answer an upload, exam by exam, in the order of its files; images that state no exam are a group of their own.
 
     Args:
         predictor: The model.
-        files: One zip archive, or DICOM and picture files, all in one folder.
+        files: One zip archive, a reference to a study, or DICOM and picture files, all in one folder.
         out: Where to write; `progress.json` in it says how far the work is.
         earlier: Not used: an upload is answered once.
         limits: What an archive may hold.
+        retrieval: From where a study may be fetched, and how much.
 
     Returns:
         `N-answer.json`, `N-report.dcm`, `N-K-view.png`, `N-K-heat.png`, `N-K-capture.dcm` for exam N and image K, both
         from 1, and `result.json`, which lists them. No name derives from what was uploaded.
 
     Raises:
-        Refused: The archive cannot be unpacked or is beyond the limits, or nothing in it can be an image.
+        Refused: The archive cannot be unpacked, the study cannot be fetched, one of them is beyond the limits, or
+            nothing in it can be an image.
     """
+    if files[0].name == REFERENCE:
+        with retrieved(files[0], retrieval, within=out) as folder:
+            return _answer_folder(predictor, folder, out)
     source = files[0] if len(files) == 1 and files[0].suffix == ".zip" else files[0].parent
     with _unpacked(source, limits, out) as folder:
         return _answer_folder(predictor, folder, out)

@@ -78,15 +78,30 @@ function complain(sentence) {
 
 let busy = false;
 
-async function answer(files) {
-  if (busy || files.length === 0) return;
+function answer(files) {
+  if (files.length) follow(() => send(files));
+}
+
+// The UID goes in a body: addresses stand in logs.
+async function fetchStudy(server, study) {
+  const response = await ask("/api/studies", {
+    method: "POST",
+    headers: { ...headers(), "Content-Type": "application/json" },
+    body: JSON.stringify({ server, study }),
+  });
+  return response.json();
+}
+
+// From the begin of a job, which `begin` gives, to its answers.
+async function follow(begin) {
+  if (busy) return;
   busy = true;
   byId("problem").hidden = true;
   byId("answers").replaceChildren();
   byId("choose").hidden = true;
   byId("again").hidden = true;
   try {
-    let job = await send(files);
+    let job = await begin();
     while (job.state === "waiting" || job.state === "working") {
       sayHowFar(job);
       await new Promise((later) => setTimeout(later, 700));
@@ -278,6 +293,13 @@ byId("again").addEventListener("click", () => {
 });
 const keyForm = byId("key-form");
 if (keyForm) keyForm.addEventListener("submit", (event) => event.preventDefault());
+const studyForm = byId("study-form");
+if (studyForm) {
+  studyForm.addEventListener("submit", (event) => {
+    event.preventDefault();
+    follow(() => fetchStudy(byId("server").value, byId("study").value.trim()));
+  });
+}
 for (const kind of ["dragover", "dragenter"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();

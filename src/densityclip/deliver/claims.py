@@ -1,0 +1,101 @@
+"""Who works on what, where several processes share one folder of jobs.
+
+A claim is a row of the table. Whether the process that made it still lives is said by a lock that the kernel drops with
+the process, however that ends: there is no heartbeat to miss, and no time after which a long exam is taken for lost.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+CLAIMS = "CREATE TABLE IF NOT EXISTS claims (study TEXT PRIMARY KEY, worker TEXT NOT NULL);"
+"""One row for each job that a process works on."""
+
+_LOCK = ".lock"
+
+
+class Claims:
+    """The name of this process among those that share a folder, and the claims under it.
+
+    Attributes:
+        name: Random.
+        folder: Where this process writes what it works on; removed with it.
+    """
+
+    def __init__(self, work: Path) -> None:
+        """Take a name.
+
+        Args:
+            work: Holds, for each process, its lock and its folder.
+        """
+        self._work = work
+        self.name, self._lock = _take_name(work)
+        self.folder = work / self.name
+        self.folder.mkdir(mode=0o700)
+
+    def take(self, table: sqlite3.Connection, jobs: Iterable[str]) -> str | None:
+        """Claim the first of some jobs on which no living process works.
+
+        Args:
+            table: Within a transaction that no other process shares.
+            jobs: In the order in which they are to be done.
+        """
+        claimed = dict(table.execute("SELECT study, worker FROM claims"))
+        for job in jobs:
+            if job not in claimed or not self._lives(claimed[job]):
+                table.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (job, self.name))
+                return job
+        return None
+
+    def drop(self, table: sqlite3.Connection, job: str) -> None:
+        """Give a job back."""
+        table.execute("DELETE FROM claims WHERE study = ? AND worker = ?", (job, self.name))
+
+    def forget_the_dead(self, table: sqlite3.Connection) -> None:
+        """Remove the claims, the folders and the locks of processes that have ended."""
+        for (worker,) in table.execute("SELECT DISTINCT worker FROM claims").fetchall():
+            if not self._lives(worker):
+                table.execute("DELETE FROM claims WHERE worker = ?", (worker,))
+        for path in self._work.iterdir():
+            if self._lives(path.stem):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def close(self) -> None:
+        """Give the name back."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock_path(self.name).unlink(missing_ok=True)
+        self._lock.close()
+
+    def _lives(self, worker: str) -> bool:
+        try:
+            with self._lock_path(worker).open() as handle:
+                # Shared, so that two who ask at once do not take each other for the worker.
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    def _lock_path(self, worker: str) -> Path:
+        return self._work / f"{worker}{_LOCK}"
+
+
+def _take_name(work: Path) -> tuple[str, IO[str]]:
+    while True:
+        name = secrets.token_hex(8)
+        path = work / f"{name}{_LOCK}"
+        handle = path.open("x")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # Between the two lines above, another may have taken the file for one that a dead process left.
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(handle.fileno())):
+            return name, handle
+        handle.close()
