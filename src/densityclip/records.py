@@ -61,3 +61,8 @@ class Level(StrEnum):
     BREAST = "breast"
     EXAM = "exam"
     PATIENT = "patient"
+
+
+def number_of(count: int, noun: str) -> str:
+    """A count with its noun, such as `1 image` or `12,000 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from densityclip.errors import UserError
-from densityclip.evaluation.bootstrap import interval, patient_weights, replicates, replicates_of_part
+from densityclip.evaluation.bootstrap import (
+    Estimate,
+    interval,
+    mean_of_rows,
+    patient_weights,
+    replicates,
+    replicates_of_part,
+    row_weights,
+)
 from densityclip.evaluation.compare import ScoredArm, compare, excludes_zero
 from densityclip.evaluation.metrics import METRICS, Sample, point_metrics
 
@@ -30,6 +38,22 @@ def test_weighted_replicates_equal_a_loop_that_repeats_rows():
                 assert np.isnan(found[name][k])
             else:
                 np.testing.assert_allclose(found[name][k], expected[name], atol=1e-12, err_msg=name)
+
+
+def test_a_mean_over_rows_is_resampled_by_patient_as_a_loop_that_repeats_rows():
+    _, patients = sample()
+    values = np.random.default_rng(1).normal(size=len(patients))
+    found = mean_of_rows(values, row_weights(patients, 40, 7), len(set(patients)))
+    position, counts = patient_weights(patients, 40, 7)
+    means = [np.repeat(values, counts[position, k]).mean() for k in range(40)]
+    assert (found.value, found.resamples_used) == (pytest.approx(values.mean()), 40)
+    assert [found.low, found.high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)
+    assert np.isnan(mean_of_rows(values, row_weights(patients, 40, 7), 1).low)
+
+
+def test_an_estimate_survives_the_file():
+    for one in (Estimate(0.5, 0.25, 0.75, 9), Estimate(0.5, float("nan"), float("nan"), 0)):
+        assert str(Estimate.from_json(one.as_json() | {"p": 0.1})) == str(one)
 
 
 def test_each_resample_draws_as_many_patients_as_there_are():

@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ _RESAMPLES_AT_ONCE = 64
 _CELLS_AT_ONCE = 2_000_000
 # Rows x resamples below which a second thread costs more than it brings.
 _WORTH_THREADS = 5_000_000
+_ENDS = ("value", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Estimate:
     low: float
     high: float
     resamples_used: int
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Estimate":
+        """Read back what `as_json` gave; other keys are left."""
+        value, low, high = (content[key] if content[key] is not None else float("nan") for key in _ENDS)
+        return cls(value, low, high, content["resamples_used"])
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, NaN as None."""
@@ -125,6 +132,26 @@ def replicates_of_part(
     pieces = (counts[:, start : start + step].T for start in range(0, counts.shape[1], step))
     threaded = len(position) * counts.shape[1] >= _WORTH_THREADS
     return _scored(scoring, pieces, _cores() if threaded else 1)
+
+
+def row_weights(patients: Sequence[str], resamples: int, seed: int) -> Floats:
+    """`[resamples, n]`: how often each resample draws each row, which is as often as the row's patient."""
+    position, counts = patient_weights(patients, resamples, seed)
+    return counts[position].T.astype(np.float64)
+
+
+def mean_of_rows(values: Floats, weights: Floats, n_patients: int) -> Estimate:
+    """The mean over rows with its interval over patients.
+
+    Args:
+        values: `[n]`, finite.
+        weights: `[resamples, n]` of `row_weights`, or a product of two; several means of the same rows can share them.
+        n_patients: Patients of the rows.
+    """
+    total = weights.sum(axis=1)
+    # Where rows are resampled by two things at once, a resample may draw none of them: it cannot tell the mean.
+    replicated = np.divide(weights @ values, total, out=np.full(len(total), np.nan), where=total > 0)
+    return interval(float(values.mean()), replicated, n_patients)
 
 
 def interval(value: float, replicated: Floats, n_patients: int) -> Estimate:

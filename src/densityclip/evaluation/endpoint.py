@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from densityclip.errors import UserError
-from densityclip.evaluation.bootstrap import Estimate, finite_or_none, interval
+from densityclip.evaluation.bootstrap import Estimate, finite_or_none
 from densityclip.evaluation.compare import ScoredArm
 from densityclip.evaluation.hypotheses import NonInferiority, Superiority, holm
 from densityclip.evaluation.metrics import Floats
 from densityclip.evaluation.places import Place
+from densityclip.records import number_of
 
 NOT_ESTIMABLE = "not estimable"
 # A percentile interval over fewer patients is too narrow to be held against a level.
@@ -53,9 +54,7 @@ class Comparison:
             return cls(place, None, np.empty(0), entry["n_patients"], entry["not_compared"])
         first, second = (scored[arm] for arm in contrast)
         replicated = first.replicated[metric] - second.replicated[metric]
-        value = first.values[metric] - second.values[metric]
-        n_patients = entry["n_patients"]
-        return cls(place, interval(value, replicated, n_patients), replicated, n_patients, None)
+        return cls(place, Estimate.from_json(entry["metrics"][metric]), replicated, entry["n_patients"], None)
 
     def judge(self, hypothesis: Superiority | NonInferiority) -> tuple[str, float]:
         """Verdict and p-value; NaN where there is no difference, no interval, or too few patients for a test."""
@@ -152,5 +151,6 @@ def _why_not(one: Comparison | None) -> str | None:
     if one is None:
         return "there are no such predictions of both arms"
     if one.not_compared is None and one.n_patients < FEWEST_TESTED:
-        return f"{one.n_patients} patients are too few for a test, which wants {FEWEST_TESTED}"
+        few = f"{number_of(one.n_patients, 'patient')} {'is' if one.n_patients == 1 else 'are'} too few"
+        return f"{few} for a test, which wants {FEWEST_TESTED}"
     return one.not_compared

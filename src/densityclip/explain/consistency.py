@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from densityclip.evaluation.bootstrap import interval, patient_weights
+from densityclip.evaluation.bootstrap import mean_of_rows, row_weights
 from densityclip.explain.agreement import rank_correlation
 from densityclip.explain.figures import FEWEST_PATIENTS
 from densityclip.explain.geometry import to_canvas
@@ -187,8 +187,7 @@ def summary(table: pl.DataFrame, *, resamples: int = 1000, seed: int = 0) -> lis
         rows = both if len(both) else mine
         patients = rows["patient_id"].to_list()
         same, other = (rows[name].to_numpy().astype(np.float64) for name in ("value", "chance"))
-        position, counts = patient_weights(patients, resamples, seed)
-        weights = counts[position].T.astype(np.float64)  # [resamples, pairs]
+        weights = row_weights(patients, resamples, seed)
         estimates = {
             name: _estimate(values, weights, len(set(patients)))
             for name, values in (("same", same), ("other", other), ("difference", same - other))
@@ -217,8 +216,7 @@ def _rank(modality: str) -> int:
 def _estimate(values: NDArray[np.float64], weights: NDArray[np.float64], n_patients: int) -> dict[str, float | None]:
     if not np.isfinite(values).all():
         return {"value": None, "low": None, "high": None}
-    replicated = weights @ values / weights.sum(axis=1)
-    estimate = interval(float(values.mean()), replicated, n_patients).as_json()
+    estimate = mean_of_rows(values, weights, n_patients).as_json()
     if n_patients < FEWEST_PATIENTS:
         return {"value": estimate["value"], "low": None, "high": None}
     return {name: estimate[name] for name in ("value", "low", "high")}

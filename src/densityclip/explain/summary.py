@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from densityclip.evaluation.bootstrap import finite_or_none, interval, patient_weights
+from densityclip.evaluation.bootstrap import finite_or_none, mean_of_rows, row_weights
 from densityclip.explain.figures import (
     DELETION,
     EMPTY,
@@ -69,14 +68,11 @@ def _mean(rows: pl.DataFrame) -> dict[str, Any]:
     # Plain image files state no patient: each is one by itself. The order of rows must not reach the last digits.
     rows = rows.sort("image_id", "draw")
     patients = rows.select(pl.coalesce("patient_id", "image_id")).to_series().to_list()
-    values = rows["value"].to_numpy()
-    position, counts = patient_weights(patients, resamples=_RESAMPLES, seed=0)
-    weights = counts[position].T  # [resamples, rows]
+    weights = row_weights(patients, _RESAMPLES, 0)
     if rows["draw"].n_unique() > 1:
-        position, counts = patient_weights(rows["draw"].cast(pl.String).to_list(), resamples=_RESAMPLES, seed=1)
-        weights = weights * counts[position].T
+        weights = weights * row_weights(rows["draw"].cast(pl.String).to_list(), _RESAMPLES, 1)
     number = len(set(patients))
-    found = interval(float(values.mean()), weights @ values / np.maximum(weights.sum(axis=1), 1), number)
+    found = mean_of_rows(rows["value"].to_numpy(), weights, number)
     return {
         "mean": found.value,
         "low": finite_or_none(found.low) if number >= FEWEST_PATIENTS else None,
