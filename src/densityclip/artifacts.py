@@ -156,6 +156,22 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_figures(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all, with a line for each innermost object or list: many figures, few spaces."""
+    write_text(path, _figures(content, "") + "\n")
+
+
+def _figures(content: Any, before: str) -> str:
+    inside = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    if not any(isinstance(one, dict | list) for one in inside):
+        return json.dumps(content, ensure_ascii=False, allow_nan=False)
+    deeper = before + " "
+    if isinstance(content, dict):
+        lines = [f"{deeper}{json.dumps(str(key))}: {_figures(one, deeper)}" for key, one in content.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{before}}}"
+    return "[\n" + ",\n".join(f"{deeper}{_figures(one, deeper)}" for one in content) + f"\n{before}]"
+
+
 def read_json(path: Path, made_by: str) -> Any:
     """Read a JSON file of ours.
 

@@ -75,6 +75,19 @@ def test_calibration_patients_that_differ_between_trainings_promise_nothing():
     assert any(entry["promised"] for entry in evaluate(shared, resamples=5)["conformal"])
 
 
+def test_cohorts_that_were_calibrated_together_are_promised_nothing_each():
+    # The threshold is that of the two mixed; patients of one of them are not drawn from that mixture.
+    both = [
+        split(predictions(30, ("multi",), seed=k, cohort=name), predictions(40, ("multi",), seed=9 + k, cohort=name))
+        for k, name in enumerate(("near", "nearer"))
+    ]
+    entries = evaluate(pl.concat(both), resamples=5)["conformal"]
+    assert {entry["cohort"] for entry in entries} == {"near", "nearer"}
+    assert not any(entry["promised"] for entry in entries)
+    alone = evaluate(both[0], resamples=5)["conformal"]
+    assert any(entry["promised"] for entry in alone)
+
+
 def test_without_calibration_rows_there_are_no_sets():
     assert evaluate(predictions(), resamples=5)["conformal"] == []
 

@@ -95,6 +95,55 @@ def test_a_bad_table_is_one_clear_error(change, message):
         evaluate(predictions().with_columns(change), resamples=5)
 
 
+def test_trainings_that_were_not_given_the_same_images_are_refused_with_the_count():
+    table = predictions(arms=("multi",), folds=(0, 1, 2))
+    lost = (pl.col("fold") == 1) & pl.col("patient_id").is_in(["p0", "p1"])
+    with pytest.raises(UserError, match="of multi were not given the same images: of the test images of c, 8 of 48"):
+        evaluate(table.filter(~lost), resamples=5)
+
+
+def test_trainings_that_each_scored_the_patients_of_their_fold_are_pooled():
+    # Cross-validation in which every fold tests its own patients: one training a row, and no ensemble anywhere.
+    table = predictions(arms=("multi",), folds=(0, 1, 2))
+    fold = pl.col("patient_id").str.slice(1).cast(pl.Int64) % 3
+    cell = one(evaluate(table.filter(pl.col("fold") == fold), resamples=5)["cells"], modality="all", level="image")
+    assert (cell["n"], cell["n_patients"], cell["members"]) == (48, 12, 3)
+
+
+def test_an_image_that_one_training_did_not_answer_is_scored_for_none_of_them():
+    table = predictions(arms=("multi",), folds=(0, 1, 2))
+    held = (pl.col("fold") == 1) & (pl.col("image_id") == "0DML")
+    held_back = table.with_columns(
+        pl.when(held).then(pl.lit("abstained")).otherwise("status").alias("status"),
+        pl.when(held).then(pl.lit("unlike")).otherwise("reason").alias("reason"),
+    )
+    metrics = evaluate(held_back, resamples=5)
+    assert metrics["refused"] == {"not_answered_by_every_training": 2, "unlike": 1}
+    cell = one(metrics["cells"], modality="all", level="image")
+    assert (cell["n"], {member["n"] for member in cell["each_member"]}) == (47, {47})
+    without = evaluate(table.filter(pl.col("image_id") != "0DML"), resamples=5)
+    assert cell == one(without["cells"], modality="all", level="image")
+
+
+def test_an_id_in_two_cohorts_is_said_and_each_cohort_keeps_its_own_figures():
+    here, there = predictions(), predictions(cohort="far", part="external", seed=1)
+    collide = pl.when(pl.col("patient_id") == "far-p3").then(pl.lit("p3")).otherwise("patient_id").alias("patient_id")
+    metrics = evaluate(pl.concat([here, there.with_columns(collide)]), resamples=5)
+    (note,) = metrics["notes"]
+    assert note.startswith("1 scored patient id stands in more than one cohort (c, far).")
+    assert "learned from" not in note
+    alone = evaluate(pl.concat([here, there]), resamples=5)
+    assert alone["notes"] == []
+    values = [
+        {name: value["value"] for name, value in cell["metrics"].items()}
+        for cell in (one(m["cells"], cohort="far", arm="multi", modality="all", level="exam") for m in (metrics, alone))
+    ]
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
+    trained = here.with_columns(pl.lit("train").alias("part"))
+    (note,) = evaluate(pl.concat([trained, there.with_columns(collide)]), resamples=5)["notes"]
+    assert "1 of them was learned from in one and scored in another" in note
+
+
 def test_no_rows_is_an_error():
     with pytest.raises(UserError, match="no rows"):
         evaluate(predictions().head(0))

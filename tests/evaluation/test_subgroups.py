@@ -77,10 +77,36 @@ def test_the_worst_group_is_named_and_the_unknown_one_is_no_candidate(table):
     names = ("prob_a", "prob_b", "prob_c", "prob_d")
     changed = order.with_columns(pl.Series(name, np.array(answers)[:, k]) for k, name in enumerate(names))
     worst = one(evaluate(changed, resamples=50)["worst"], level="image", by="vendor", metric="accuracy")
-    assert (worst["best_group"], worst["best_value"], worst["worst_group"]) == ("X", 1.0, "Y")
+    assert (worst["best_groups"], worst["best_value"], worst["worst_groups"]) == (["X"], 1.0, ["Y"])
     assert worst["gap"]["value"] == pytest.approx(1.0 - worst["value"])
     error = one(evaluate(changed, resamples=50)["worst"], level="image", by="vendor", metric="mean_absolute_error")
-    assert (error["best_group"], error["worst_group"]) == ("X", "Y")
+    assert (error["best_groups"], error["worst_groups"]) == (["X"], ["Y"])
+
+
+def test_groups_that_tie_are_all_named():
+    # X and Z are always right, V and Y always wrong.
+    facts = [{"vendor": name} for name in ("X", "V", "Z", "Y", "X", "Y", "Z", "V")]
+    table = predictions(patients=80, arms=("multi",), facts=facts)
+    right = pl.col("vendor").is_in(["X", "Z"])
+    answers = [
+        pl.when(right).then(pl.col("label") == letter).otherwise(pl.col("label") == other).cast(pl.Float64).alias(name)
+        for letter, other, name in zip("ABCD", "BCDA", ("prob_a", "prob_b", "prob_c", "prob_d"), strict=True)
+    ]
+    worst = one(
+        evaluate(table.with_columns(answers), resamples=20)["worst"], level="image", by="vendor", metric="accuracy"
+    )
+    assert (worst["worst_groups"], worst["best_groups"]) == (["V", "Y"], ["X", "Z"])
+    assert (worst["value"], worst["best_value"], worst["gap"]["value"]) == (0.0, 1.0, 1.0)
+
+
+def test_groups_of_one_patients_images_give_a_gap_without_an_interval():
+    # Two groups of images, of one patient: there are no patients to resample, and there is no interval.
+    table = predictions(patients=1, arms=("multi",))
+    worst = one(
+        evaluate(table, resamples=20, smallest_group=1)["worst"], level="image", by="modality", metric="accuracy"
+    )
+    assert worst["groups"] == 2
+    assert (worst["gap"]["low"], worst["gap"]["high"]) == (None, None)
 
 
 def test_the_gaps_interval_is_that_of_the_same_resampled_patients(table, metrics):

@@ -37,6 +37,15 @@ def test_figures_of_a_study_are_headed_as_the_study_heads_them(kinds, headed):
     assert rows[0][-1] == "0.81 (0.70 to 0.90)"
 
 
+def test_by_patient_the_patients_are_counted_once():
+    told = metrics()
+    told["cells"] += [cell | {"level": "patient", "n": 20} for cell in told["cells"]]
+    by_patient, by_image = (card._figures(told, level, None)[0] for level in ("patient", "image"))
+    assert by_patient[2:5] == ["S", "DM", "20"]
+    assert by_image[2:6] == ["S", "DM", "40", "20"]
+    assert len(by_patient) == len(by_image) - 1
+
+
 def test_the_card_of_an_arm_holds_its_figures_and_no_others(monkeypatch):
     said = {}
     monkeypatch.setattr(card, "_render", lambda **values: said.update(values) or "")

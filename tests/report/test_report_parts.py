@@ -16,6 +16,8 @@ from densityclip.report.local_tables import local_grids
 from densityclip.report.published import PUBLISHED
 from densityclip.report.tables import FURTHER_METRICS, MAIN_METRICS, p_text
 from densityclip.report.tidy import write_tables
+from densityclip.report.verdict import worst_words
+from densityclip.report.words import answer
 from densityclip.report.worst_exams import find_errors
 
 # Exam, label, and the probabilities of its one image: off by 0, 3, 1 (sure), 1 (less sure), 2.
@@ -124,6 +126,13 @@ def test_two_models_on_the_same_images_open_with_their_difference_and_p(tmp_path
     assert (tmp_path / "tables" / "differences.csv").is_file()
 
 
+def test_one_of_a_thing_is_not_said_as_several(tmp_path):
+    only = predictions().filter(pl.col("exam_id") == "right")
+    page = write_evaluation_report(tmp_path / "report.html", evaluate(only, resamples=10, groups=())).read_text()
+    assert "1 image, 1 patient" in page
+    assert re.findall(r"(?<![\d,.])1 (?:image|breast|exam|patient)s\b", page) == []
+
+
 @pytest.mark.parametrize(
     "p, resamples, text",
     [(None, None, "not estimable"), (0.2, None, "p = 0.200"), (2 / 1001, 1000, "p ≤ 0.002"), (1e-5, None, "p < 0.001")],
@@ -156,3 +165,68 @@ def test_a_spreadsheet_runs_no_name(tmp_path):
     write_tables(tmp_path, metrics)
     assert "'=cmd()" in (tmp_path / "metrics.csv").read_text()
     assert "\n=cmd()" not in (tmp_path / "metrics.csv").read_text()
+
+
+def gap(cohort: str, by: str, value: float | None, **more: object) -> dict:
+    base = {
+        "arm": "multi", "cohort": cohort, "part": "external", "level": "exam", "by": by, "metric": "accuracy",
+        "worst_groups": ["X"], "value": 0.5, "best_groups": ["Y"], "best_value": 0.75, "groups": 2,
+        "gap": {"value": value, "low": 0.01, "high": 0.4},
+    }  # fmt: skip
+    return base | more
+
+
+COHORTS = [("home", "test"), ("away", "external"), ("bare", "external")]
+
+
+def test_the_worst_group_is_looked_for_in_every_cohort_and_each_is_named():
+    found = [gap("home", "vendor", 0.1, part="test"), gap("away", "age_band", 0.25)]
+    said = worst_words(found, "multi", COHORTS, {"away": "external"})
+    assert said.startswith(
+        "Worst group of multi, of home (part test) and away (external): at away (external), by age band, accuracy is "
+        "0.50 in X against 0.75 in Y, a gap of 0.25 (0.01 to 0.40)."
+    )
+    assert "(vendor, age band); at bare (part external) there were none" in said
+    assert "a tie" not in said
+
+
+def test_gaps_and_groups_that_tie_are_all_named():
+    found = [gap("home", "vendor", 0.25, worst_groups=["X", "Z"], part="test"), gap("away", "race", 0.25)]
+    said = worst_words(found, "multi", COHORTS[:2], {})
+    assert "by vendor, accuracy is 0.50 in X and Z alike against 0.75 in Y" in said
+    assert "by race, accuracy is 0.50 in X against" in said
+    assert "These 2 gaps are a tie." in said
+
+
+def test_without_two_groups_of_enough_patients_no_gap_is_claimed():
+    assert worst_words([gap("home", "vendor", None)], "multi", COHORTS).startswith("No gap between groups can be given")
+
+
+def by_vendor(cohort: str, arm: str, wrong: int) -> list[dict]:
+    """Eighty exams in turn of vendor E, always right, and F, of every twenty of whose exams so many are wrong."""
+    rows = []
+    for k in range(80):
+        letter = "ABCD"[k // 2 % 4]
+        said = "BCDA"[k // 2 % 4] if k % 2 and k // 2 % 20 < wrong else letter
+        rows.append(
+            {
+                "level": "image", "image_id": f"{cohort}{k}", "exam_id": f"{cohort}{k}", "patient_id": f"{cohort}{k}",
+                "modality": "DM", "view": "CC", "laterality": "L", "cohort": cohort, "part": "external", "fold": 0,
+                "arm": arm, "seed": 0, "label": letter, "vendor": "EF"[k % 2], "status": "ok",
+                **dict(zip(PROBABILITIES, (float(said == one) for one in "ABCD"), strict=True)),
+                **dict.fromkeys(LOGITS, 0.0),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def test_the_headline_names_the_worst_group_of_a_cohort_that_the_question_was_not_asked_of():
+    cohorts = {"asked": 2, "other": 12}
+    rows = [row for arm in "ab" for cohort, wrong in cohorts.items() for row in by_vendor(cohort, arm, wrong)]
+    primary = {"metric": "accuracy", "level": "exam", "modality": "DM", "cohort": "asked", "part": "external",
+               "contrast": ["a", "b"]}  # fmt: skip
+    table = fill_derived(conform(pl.DataFrame(rows), "predictions"))
+    metrics = evaluate(table, resamples=30, primary=primary, groups=("vendor",))
+    (said,) = [text for text in answer(metrics, primary) if text.startswith("Worst group")]
+    assert "of asked (part external) and other (part external): at other (part external), by vendor" in said
+    assert "accuracy is 0.40 in F against 1.00 in E, a gap of 0.60" in said

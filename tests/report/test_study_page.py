@@ -246,7 +246,7 @@ def shown_as(estimate: dict, *, signed: bool = False) -> str:
 
 def test_the_figures_of_the_page_are_those_of_metrics_json_line_by_line(page, metrics):
     text = section(page, "Figures with intervals")
-    text = text[: text.index("<h3>Breast level")]
+    text = text[: text.index(">Breast level</h3>")]
     text = text[: text.index("<details")]
     lines = re.findall(r"<tr(?: class=\"baseline\")?><td>(.*?)</td>(.*?)</tr>", text, re.DOTALL)
     found = [(arm, *(words(one) for one in re.findall(r"<td class=\"figure\">(.*?)</td>", rest, re.DOTALL)))

@@ -53,7 +53,11 @@ def predict(
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="predictions.parquet or its folder.")],
     out: Out,
+    arm: Annotated[str | None, typer.Option(help="Score this arm alone, of predictions that hold several.")] = None,
     against: Annotated[Path | None, typer.Option(help="Other predictions of the same images, to subtract.")] = None,
+    against_arm: Annotated[
+        str | None, typer.Option("--against-arm", help="Arm of those; the one of --arm's name if not given.")
+    ] = None,
     resamples: Annotated[int, typer.Option(min=100)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -62,21 +66,29 @@ def evaluate(
     Example: densityclip evaluate answers --out evaluation
 
     Example: densityclip evaluate answers --against other-answers --out comparison
+
+    Example: densityclip evaluate runs/my-study --arm multi --against runs/my-study --against-arm single --out pair
     """
     from densityclip import steps, terminal
     from densityclip.report.evaluation_report import write_evaluation_report
 
+    if against is None and against_arm is not None:
+        raise UserError("--against-arm names an arm of the predictions of --against", "give --against PREDICTIONS too")
     table, joinings, pairs = steps.read_predictions(predictions), steps.joinings_beside(predictions), None
     if against is not None:
         both = joinings, steps.joinings_beside(against)
-        table, joinings, pair = steps.compare(table, steps.read_predictions(against), both)
-        pairs = [pair]
+        compared = steps.compare(table, steps.read_predictions(against), both, arms=(arm, against_arm))
+        table, joinings, pairs = compared.predictions, compared.joinings, [compared.arms]
+    elif arm is not None:
+        table, joinings = steps.choose_arm(table, joinings, arm)
     with terminal.progress("evaluate") as report:
         metrics = steps.evaluate(
             table, out, joinings=joinings, resamples=resamples, seed=seed, pairs=pairs, progress=report
         )
     page = write_evaluation_report(out / "report.html", metrics)
     show_metrics(metrics)
+    for note in metrics["notes"]:
+        terminal.say(note)
     terminal.say(f"The report is {page}.")
 
 

@@ -53,7 +53,10 @@ def conformal_entries(
         same = _trainings_per_unit(fitted_on[arm]) == of_arm.members.select("fold", "seed").n_unique()
         for test_set, here in of_arm.test_sets():
             rows = labelled(here.ensemble)
-            at_home = test_set["part"] == Part.TEST.value and test_set["cohort"] in fit_rows["cohort"]
+            # Of several cohorts calibrated together, none is like the mixture of them all.
+            at_home = test_set["part"] == Part.TEST.value and fit_rows["cohort"].unique().to_list() == [
+                test_set["cohort"]
+            ]
             about = (
                 {"arm": arm}
                 | test_set

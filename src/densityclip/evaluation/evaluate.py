@@ -20,7 +20,7 @@ from densityclip.records import Level
 __all__ = ["ALL", "SCHEMA_VERSION", "evaluate"]
 
 # Of metrics.json alone; the tables keep theirs.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Levels at which groups are shown and conformal sets are made, besides the level of the primary question.
 _IN_GROUPS = (Level.IMAGE.value, Level.EXAM.value)
 
@@ -81,7 +81,7 @@ def evaluate(
     The trainings of an arm (its folds and seeds) are averaged at each level, and that ensemble is scored; each
     training's own figures stand beside it. Only rows of `test`, `external` or no part are scored; conformal sets are
     fitted on rows of `calibration`; rows of `train` and `validation`, rows that are not `ok`, and rows without a label
-    are left out and counted.
+    are left out and counted. So are the rows of an image that one of an arm's trainings did not answer.
 
     Args:
         predictions: Schema `predictions`; image rows (or slice rows only, which are averaged first). Other levels are
@@ -101,8 +101,8 @@ def evaluate(
 
     Raises:
         UserError: No rows, no labels, a cohort without any image to score, a label outside A to D, no patient, an image
-            twice in one training, a patient in two parts of one fold, or probabilities that are missing, NaN, or do
-            not sum to one.
+            twice in one training, a patient in two parts of one fold, trainings of an arm that were not given the
+            same images to score, or probabilities that are missing, NaN, or do not sum to one.
         ValueError: A group of another name.
     """
     check_groups(groups)
@@ -141,6 +141,7 @@ def evaluate(
         "family": family,
         "local": [],
         "refused": rows.left_out,
+        "notes": list(rows.notes),
     }
 
 

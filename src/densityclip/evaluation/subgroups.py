@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from densityclip.evaluation.bootstrap import finite_or_none, interval, patient_weights, replicates_of_part
+from densityclip.evaluation.bootstrap import interval, patient_weights, replicates_of_part
 from densityclip.evaluation.cells import Resampling
 from densityclip.evaluation.metrics import LOWER_IS_BETTER, Floats
 from densityclip.evaluation.places import UNKNOWN, label_counts, sample_of
+from densityclip.evaluation.ranking import Ints
 from densityclip.records import Level
 
 GROUPS: tuple[str, ...] = ("modality", "site", "vendor", "machine", "view", "age_band", "race", "age_band x race")
@@ -26,13 +27,18 @@ _FACTS = ("modality", "site", "vendor", "machine", "view", "age_band", "race")
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """A group with enough patients, its figures and their replicates."""
+    """A group with enough patients, its figures and their replicates; `who` are its patients' positions."""
 
     name: str
     values: dict[str, float]
     replicated: dict[str, Floats]
     categories: frozenset[str]
-    n_patients: int
+    who: Ints
+
+    @property
+    def n_patients(self) -> int:
+        """How many patients it has."""
+        return len(self.who)
 
 
 def check_groups(groups: Sequence[str]) -> None:
@@ -139,11 +145,14 @@ def _scored(name: str, rows: pl.DataFrame, position: Any, counts: Any) -> _Group
     drawn = replicates_of_part(sample, position, counts, names=GROUP_METRICS)
     values = {metric: float(figures[0]) for metric, figures in drawn.items()}
     replicated = {metric: figures[1:] for metric, figures in drawn.items()}
-    return _Group(name, values, replicated, frozenset(rows["label"].unique()), rows["patient_id"].n_unique())
+    return _Group(name, values, replicated, frozenset(rows["label"].unique()), np.unique(position))
 
 
 def _worst(groups: Sequence[_Group], categories: set[str]) -> list[dict[str, Any]]:
-    """For each metric the worst and the best group, and their gap; nothing where fewer than two can be compared."""
+    """For each metric the worst and the best groups, and their gap; nothing where fewer than two can be compared.
+
+    Groups of exactly one value share the place: which of them comes first in the alphabet is no finding.
+    """
     found = []
     for metric in GROUP_METRICS:
         able = [
@@ -155,17 +164,19 @@ def _worst(groups: Sequence[_Group], categories: set[str]) -> list[dict[str, Any
             continue
         values = np.array([group.values[metric] for group in able])
         replicated = np.stack([group.replicated[metric] for group in able])
-        low, high = able[int(values.argmin())], able[int(values.argmax())]
-        worst, best = (high, low) if metric in LOWER_IS_BETTER else (low, high)
+        ends = (values.max(), values.min()) if metric in LOWER_IS_BETTER else (values.min(), values.max())
+        worst, best = ([able[k].name for k in np.flatnonzero(np.isclose(values, end, rtol=1e-12))] for end in ends)
         # A resample in which one of the groups cannot be estimated has another set of groups: max - min is NaN there.
-        gap = interval(float(values.max() - values.min()), replicated.max(axis=0) - replicated.min(axis=0), len(able))
+        spread = replicated.max(axis=0) - replicated.min(axis=0)
+        n_patients = len(np.unique(np.concatenate([group.who for group in able])))
+        gap = interval(float(values.max() - values.min()), spread, n_patients)
         found.append(
             {
                 "metric": metric,
-                "worst_group": worst.name,
-                "value": finite_or_none(worst.values[metric]),
-                "best_group": best.name,
-                "best_value": finite_or_none(best.values[metric]),
+                "worst_groups": worst,
+                "value": float(ends[0]),
+                "best_groups": best,
+                "best_value": float(ends[1]),
                 "groups": len(able),
                 "gap": gap.as_json(),
             }

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densityclip.density import CATEGORIES
+from densityclip.records import number_of
 from densityclip.report.published import PUBLISHED, Published
 from densityclip.report.tables import (
     NOT_ESTIMABLE,
@@ -91,7 +92,8 @@ def _our_row(arm: str, cell: Mapping[str, Any], kinds: Mapping[str, str] | None,
     kind = kind_of(cell, kinds)
     return (
         f"{arm} on {cell['cohort'] or 'all images'}, by {cell['level']}" + (f"\n{kind}" if kind else ""),
-        f"{cell['n']:,} {cell['level']}s of {cell['n_patients']:,} patients\n{class_mix(cell['label_counts'])}",
+        f"{number_of(cell['n'], cell['level'])} of {number_of(cell['n_patients'], 'patient')}\n"
+        + class_mix(cell["label_counts"]),
         _lines(figures["accuracy"]),
         f"macro {_lines(figures['macro_auc'])}\ncategories "
         + (f"{number(min(known))} to {number(max(known))}" if known else NOT_ESTIMABLE),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from densityclip.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from densityclip.records import number_of
 from densityclip.report.pictures import confusion_pictures, dot_picture, reliability_pictures, roc_pictures
 from densityclip.report.render import write_page
 from densityclip.report.study_report import TABLES, further_sets
@@ -62,6 +63,7 @@ def write_evaluation_report(out: Path, metrics: dict[str, Any], *, generated: bo
         rocs=roc_pictures(drawn),
         reliabilities=reliability_pictures(drawn),
         left_out=metrics.get("refused", {}),
+        notes=metrics.get("notes", []),
         bootstrap=metrics.get("bootstrap", {}),
         not_compared=sorted({entry["not_compared"] for entry in metrics["differences"] if entry["not_compared"]}),
     )
@@ -95,7 +97,8 @@ def _differences(metrics: dict[str, Any], contrast: list[str]) -> list[Grid]:
                 )
                 for name in _COMPARED
             )
-            title = f"{entry['cohort'] or 'All images'}: {entry['n']:,} {level}s of {entry['n_patients']:,} patients"
+            title = f"{entry['cohort'] or 'All images'}: {number_of(entry['n'], level)} of "
+            title += number_of(entry["n_patients"], "patient")
             grids.append(
                 Grid(("", f"{contrast[0]} − {contrast[1]}", "95% interval", "p"), rows, title=title, figures_from=1)
             )
@@ -110,7 +113,8 @@ def _said(metrics: dict[str, Any], contrast: list[str]) -> str:
     name = MAIN_METRICS[0]
     estimate = entry["metrics"][name]
     lead = (
-        f"On the same {entry['n']:,} images of {entry['n_patients']:,} patients, {contrast[0]} minus {contrast[1]} is "
+        f"On the same {number_of(entry['n'], 'image')} of {number_of(entry['n_patients'], 'patient')}, "
+        f"{contrast[0]} minus {contrast[1]} is "
         f"{number(estimate['value'], signed=True)} in {metric_name(name)}"
     )
     if estimate["value"] is None or estimate["excludes_zero"] is None:

@@ -6,12 +6,13 @@ from typing import Any
 
 from densityclip.evaluation.figures import ForestRow, Triple, forest_figure, forest_pages
 from densityclip.evaluation.metrics import METRICS
+from densityclip.records import number_of
 from densityclip.report.beside import find_whole
 from densityclip.report.counts import heading
 from densityclip.report.pictures import Picture
 from densityclip.report.render import data_uri
 from densityclip.report.tables import Grid, estimate_text, interval_text, kind_of, number
-from densityclip.report.verdict import metric_name
+from densityclip.report.verdict import metric_name, tied
 
 # (by, group) to arm to its entry.
 _ByGroup = dict[tuple[str, str], dict[str, dict[str, Any]]]
@@ -131,7 +132,7 @@ def _forest_rows(
     if everyone:
         most = max(cell["n_patients"] for cell in everyone.values())
         values = {arm: _triple(cell["metrics"][metric]) for arm, cell in everyone.items()}
-        yield ForestRow("Everyone", f"{most:,} patients", values, overall=True)
+        yield ForestRow("Everyone", number_of(most, "patient"), values, overall=True)
     before = None
     for (by, group), entries in groups.items():
         if by != before:
@@ -148,7 +149,7 @@ def _clipped(name: str, most: int = 34) -> str:
 
 def _patients(entries: Mapping[str, Mapping[str, Any]], smallest: int) -> str:
     counts = [entry["n_patients"] for entry in entries.values() if not entry["suppressed"]]
-    return f"{max(counts):,} patients" if counts else f"fewer than {smallest} patients"
+    return number_of(max(counts), "patient") if counts else f"fewer than {smallest} patients"
 
 
 def _grid(
@@ -192,8 +193,8 @@ def worst_grid(
             (
                 heading(entry["by"]),
                 entry["arm"],
-                f"{entry['worst_group']} {number(entry['value'])}",
-                f"{entry['best_group']} {number(entry['best_value'])}",
+                f"{tied(entry['worst_groups'])} {number(entry['value'])}",
+                f"{tied(entry['best_groups'])} {number(entry['best_value'])}",
                 number(entry["gap"]["value"]),
                 interval_text(entry["gap"]) or "–",
             )

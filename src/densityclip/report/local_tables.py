@@ -5,6 +5,7 @@ from typing import Any
 
 from densityclip.density import CATEGORIES
 from densityclip.evaluation.metrics import METRICS
+from densityclip.records import number_of
 from densityclip.report.probability_tables import set_title
 from densityclip.report.tables import NOT_ESTIMABLE, Grid, number
 
@@ -24,7 +25,8 @@ def local_grids(entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, str] |
 
 def _title(entry: Mapping[str, Any], kinds: Mapping[str, str] | None) -> str:
     cohort = set_title(entry["cohort"], "external", kinds)
-    return f"{entry['arm']} on {cohort}: {entry['n']:,} {entry['level']}s of {entry['n_patients']:,} patients"
+    counted = f"{number_of(entry['n'], entry['level'])} of {number_of(entry['n_patients'], 'patient')}"
+    return f"{entry['arm']} on {cohort}: {counted}"
 
 
 def _curves(entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, str] | None) -> Grid:

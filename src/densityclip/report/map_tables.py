@@ -8,6 +8,7 @@ from densityclip.explain.figures import FLAT, POINTING, RANDOMISED, SHUFFLES, TI
 from densityclip.explain.followers import FOLLOWER_WORDS
 from densityclip.explain.methods import METHOD_WORDS
 from densityclip.explain.summary import ALL, FAILED, PASSED, interval_words
+from densityclip.records import number_of
 from densityclip.report.tables import Grid
 
 _REGIONS = ("breast", "pectoral", "markers", "border", "air")
@@ -36,7 +37,7 @@ class Maps:
     @property
     def title(self) -> str:
         """What stands above their rows."""
-        return f"{self.arm} on {self.cohort}: {self.content['images']:,} images"
+        return f"{self.arm} on {self.cohort}: {number_of(self.content['images'], 'image')}"
 
 
 def map_words(name: str) -> str:
@@ -176,7 +177,7 @@ def _share(cell: Mapping[str, Any] | None, figure: str) -> str:
     if cell["low"] is not None:
         text += f"\n{100 * cell['low']:.0f} to {100 * cell['high']:.0f}"
     # The muscle is found in some images only, and those are a selection.
-    return f"{text}\n{cell['images']} images" if figure == "energy_pectoral" else text
+    return f"{text}\n{number_of(cell['images'], 'image')}" if figure == "energy_pectoral" else text
 
 
 def _randomised(maps: Sequence[Maps]) -> Grid:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from densityclip import __version__
 from densityclip.density import CATEGORIES, WORDING
 from densityclip.evaluation.metrics import METRICS
-from densityclip.records import MODALITIES
+from densityclip.records import MODALITIES, number_of
 from densityclip.report.beside import find_whole
 from densityclip.report.counts import label, text
 from densityclip.report.probability_tables import whole_sets
@@ -137,7 +137,7 @@ def _opens_plainly(bundle: "Bundle") -> bool:
 
 
 def _number_of(number: int | None, noun: str) -> str:
-    return f"an unknown number of {noun}s" if number is None else f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"an unknown number of {noun}s" if number is None else number_of(number, noun)
 
 
 def _counted(counts: Mapping[str, int], total: int | None) -> list[tuple[str, str, str]]:
@@ -146,7 +146,8 @@ def _counted(counts: Mapping[str, int], total: int | None) -> list[tuple[str, st
 
 def _figures(metrics: Mapping[str, Any], level: str, kinds: Mapping[str, str] | None) -> list[list[str]]:
     rows = result_table(metrics, level=level, metric_names=MAIN_METRICS)
-    places = ("site", "modality", "n", "n_patients")
+    # By patient, the rows are the patients.
+    places = ("site", "modality", "n", *(() if level == "patient" else ("n_patients",)))
     return [
         [
             text(row["cohort"]),

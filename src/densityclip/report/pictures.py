@@ -7,6 +7,7 @@ from typing import Any
 from densityclip.density import CATEGORIES
 from densityclip.evaluation.evaluate import ALL
 from densityclip.evaluation.figures import Dot, confusion_figure, dot_figure, reliability_figure, roc_figure
+from densityclip.records import number_of
 from densityclip.report.render import data_uri
 from densityclip.report.tables import MAIN_METRICS, TestSet
 
@@ -44,7 +45,7 @@ def dot_picture(sets: Sequence[TestSet], arms: Sequence[str]) -> Picture:
         for row in one.rows if one.whole else ():
             cell = row.any_cell
             modality = "all modalities" if row.place["modality"] == ALL else row.place["modality"]
-            name = f"{one.title} · {modality}\n{cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients"
+            name = f"{one.title} · {modality}\n{_counted(cell)}"
             for arm, mine in row.cells.items():
                 values = {key: _triple(mine["metrics"][key]) for key in MAIN_METRICS}
                 dots.append(Dot(name, arm, values))
@@ -95,7 +96,7 @@ def _confusion_picture(arm: str, cell: Mapping[str, Any]) -> Picture:
     return Picture(
         data_uri(confusion_figure(cell["confusion"]), "svg"),
         f"{arm} on {cell['modality']}",
-        f"{cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients",
+        _counted(cell),
         f"Confusion matrix of {arm} on {cell['modality']}; " + "; ".join(lines),
     )
 
@@ -106,7 +107,7 @@ def _roc_picture(arm: str, cell: Mapping[str, Any]) -> Picture:
     return Picture(
         data_uri(roc_figure(cell["roc"], areas), "svg"),
         f"{arm} on {cell['modality']}",
-        f"{cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients",
+        _counted(cell),
         f"ROC curves of {arm} on {cell['modality']}; AUC {said}",
     )
 
@@ -119,9 +120,13 @@ def _reliability_picture(arm: str, cell: Mapping[str, Any], of: TestSet) -> Pict
     return Picture(
         data_uri(reliability_figure(cell.get("reliability", {})), "svg"),
         f"{arm} on {of.title}",
-        f"{place}: {cell['n']:,} {cell['level']}s, {cell['n_patients']:,} patients; {said}",
+        f"{place}: {_counted(cell)}; {said}",
         f"Reliability of {arm} on {of.title}, {place}; {said}",
     )
+
+
+def _counted(cell: Mapping[str, Any]) -> str:
+    return f"{number_of(cell['n'], cell['level'])}, {number_of(cell['n_patients'], 'patient')}"
 
 
 def _triple(estimate: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:

@@ -111,8 +111,10 @@ def conformal_grids(
     wanted = f"{100 * entries[0]['coverage_wanted']:.0f}%"
     note = (
         f"Sets of categories made to hold the label in {wanted}. They were fitted on patients of the calibration "
-        "part, one unit a patient, and promise that coverage only for new patients of the same kind: on the internal "
-        "test, where the same trainings scored both. Everywhere else it is observed coverage, not a promise."
+        "part, one unit a patient, and promise that coverage, on average over such parts, only for new patients of the "
+        "same kind: on an internal test, where the same trainings scored both and no other cohort was calibrated with "
+        "it. An arm of several folds has no promise: each calibration patient was scored by the trainings that kept "
+        "her apart, a test patient by all. Everywhere else, too, it is observed coverage."
     )
     grids = [_conformal(over, f"Coverage and size of the sets, {level} level", "Modality", note, kinds)]
     if groups:

@@ -138,11 +138,13 @@ def write_study_report(
         cohorts=[(name, kinds.get(name, ""), lay_out(audit)) for name, audit in audits.items()],
         categories=tuple(WORDING.items()),
         left_out=metrics.get("refused", {}),
+        notes=metrics.get("notes", []),
         bootstrap=metrics.get("bootstrap", {}),
         methods=study.get("methods", []),
         checklists=filled,
         registration=provenance.get("registration", {}),
-        provenance=blocks({key: value for key, value in provenance.items() if key != "registration"}),
+        provenance=blocks({key: value for key, value in provenance.items() if key not in ("registration", "models")}),
+        models=blocks(provenance.get("models", {})),
     )
 
 

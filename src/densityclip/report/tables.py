@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from densityclip.evaluation.evaluate import ALL
+from densityclip.records import number_of
 
 MAIN_METRICS: tuple[str, ...] = ("macro_auc", "accuracy", "quadratic_kappa")
 NOT_ESTIMABLE = "not estimable"
@@ -180,8 +181,7 @@ class Row:
         """What the modality is called, with the number of units and patients."""
         modality = "All modalities together" if self.place["modality"] == ALL else self.place["modality"]
         cell = self.any_cell
-        said = f"{modality}: {cell['n']:,} {self.place['level']}{'s' * (cell['n'] != 1)} of "
-        said += f"{cell['n_patients']:,} patient{'s' * (cell['n_patients'] != 1)}"
+        said = f"{modality}: {number_of(cell['n'], self.place['level'])} of {number_of(cell['n_patients'], 'patient')}"
         conflicting = cell.get("n_conflicting", 0)
         return said + (f"; {conflicting:,} with labels that disagree are left out" if conflicting else "")
 

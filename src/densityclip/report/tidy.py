@@ -120,10 +120,12 @@ def _groups(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _worst(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    names = ("arm", "cohort", "part", "level", "by", "metric", "worst_group", "best_group", "groups")
     for entry in metrics.get("worst", []):
         gap = {f"gap_{name}": value for name, value in _span(entry["gap"]).items()}
-        yield _of(entry, *names) | {"worst": entry["value"], "best": entry["best_value"]} | gap
+        # Groups that tie share a cell.
+        named = {f"{end}_group": "; ".join(entry[f"{end}_groups"]) for end in ("worst", "best")}
+        place = _of(entry, "arm", "cohort", "part", "level", "by", "metric", "groups") | named
+        yield place | {"worst": entry["value"], "best": entry["best_value"]} | gap
 
 
 def _conformal(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """The verdict on the primary question, and what else was tested: in words, and never more than the interval says."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densityclip.evaluation.metrics import LOWER_IS_BETTER, METRICS
-from densityclip.report.tables import NOT_ESTIMABLE, find_difference, interval_text, number, p_text
+from densityclip.records import number_of
+from densityclip.report.tables import NOT_ESTIMABLE, find_difference, interval_text, kind_of, number, p_text
 
 _SAME = ("metric", "level", "modality", "cohort")
 
@@ -85,7 +87,7 @@ def _difference(endpoint: Mapping[str, Any], resamples: int | None) -> str:
         return f"{lead}; no interval can be given, so nothing can be concluded."
     sided = "one-sided " if endpoint["kind"] == "non-inferiority" else ""
     p = f"; {sided}{p_text(endpoint['p'], resamples)}" if endpoint["p"] is not None else ""
-    return f"{lead} (95% interval {span}{p}; {endpoint['n_patients']:,} patients)."
+    return f"{lead} (95% interval {span}{p}; {number_of(endpoint['n_patients'], 'patient')})."
 
 
 def _without_test(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
@@ -134,29 +136,62 @@ def family_words(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> str:
     )
 
 
-def worst_words(worst: Sequence[Mapping[str, Any]], arm: str, kind: str) -> str:
-    """The worst group of an arm and the gap, for the headline.
+def worst_words(
+    worst: Sequence[Mapping[str, Any]],
+    arm: str,
+    cohorts: Sequence[tuple[Any, Any]],
+    kinds: Mapping[str, str] | None = None,
+) -> str:
+    """The worst group of an arm over all cohorts that were scored, and the gap, for the headline.
 
     Args:
-        worst: Entries of `worst` of one arm, cohort, level and metric.
+        worst: Entries of `worst` of one arm, level and metric.
         arm: Whose they are.
-        kind: What the cohort is headed.
+        cohorts: Cohort and part of every test set of the arm.
+        kinds: What each cohort is headed.
     """
     able = [entry for entry in worst if entry["gap"]["value"] is not None]
     if not able:
-        return "No gap between groups can be given: no kind of group has two with enough patients."
-    widest = max(able, key=lambda entry: entry["gap"]["value"])
-    name = metric_name(widest["metric"])
-    span = interval_text(widest["gap"])
-    kinds = ", ".join(dict.fromkeys(group_kind(entry["by"]) for entry in able))
+        return "No gap between groups can be given: at no cohort has a kind of group two with enough patients."
+    widest = max(entry["gap"]["value"] for entry in able)
+    picked = [entry for entry in able if math.isclose(entry["gap"]["value"], widest, rel_tol=1e-12)]
+    looked = [place for place in cohorts if any((one["cohort"], one["part"]) == place for one in able)]
+    without = [place for place in cohorts if place not in looked]
+    by = ", ".join(dict.fromkeys(group_kind(entry["by"]) for entry in able))
+    said = f"Worst group of {arm}, of {_listed([_headed(place, kinds) for place in looked])}: "
+    said += "; ".join(_gap(entry, kinds) for entry in picked)
+    said += f". These {len(picked)} gaps are a tie" if len(picked) > 1 else ""
+    said += f". Compared were the kinds of group of which two have enough patients there ({by})"
+    if without:
+        said += f"; at {_listed([_headed(place, kinds) for place in without])} there were none"
     return (
-        f"Worst group at {widest['cohort']}{f' ({kind})' if kind else ''}: by {group_kind(widest['by'])}, {arm} has "
-        f"{name} {number(widest['value'])} in {widest['worst_group']} against {number(widest['best_value'])} in "
-        f"{widest['best_group']}, a gap of {number(widest['gap']['value'])}{f' ({span})' if span else ''}. Compared "
-        f"were the kinds of group of which two have enough patients there ({kinds}); other cohorts stand under Groups, "
-        "and may have wider gaps. It was picked as the widest, and a gap between the worst and the best is above zero "
-        "by chance alone: it is where to look, not a finding."
+        f"{said}. It was picked as the widest gap, and a gap between the worst and the best is above zero by chance "
+        "alone: it is where to look, not a finding."
     )
+
+
+def _gap(entry: Mapping[str, Any], kinds: Mapping[str, str] | None) -> str:
+    span = interval_text(entry["gap"])
+    return (
+        f"at {_headed((entry['cohort'], entry['part']), kinds)}, by {group_kind(entry['by'])}, "
+        f"{metric_name(entry['metric'])} is {number(entry['value'])} in {tied(entry['worst_groups'])} against "
+        f"{number(entry['best_value'])} in {tied(entry['best_groups'])}, a gap of {number(entry['gap']['value'])}"
+        f"{f' ({span})' if span else ''}"
+    )
+
+
+def tied(groups: Sequence[str]) -> str:
+    """The groups at one end of a gap: one, or all that tie there."""
+    return groups[0] if len(groups) == 1 else f"{_listed(groups)} alike"
+
+
+def _headed(place: tuple[Any, Any], kinds: Mapping[str, str] | None) -> str:
+    kind = kind_of({"cohort": place[0], "part": place[1]}, kinds)
+    return f"{place[0] or 'all images'}{f' ({kind})' if kind else ''}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def group_kind(by: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from densityclip.records import number_of
 from densityclip.report.tables import (
     LEVELS,
     arms_of,
@@ -10,7 +11,6 @@ from densityclip.report.tables import (
     find_cell,
     find_difference,
     interval_text,
-    kind_of,
     number,
     site_note,
     site_title,
@@ -43,7 +43,7 @@ def answer(
         *_unlike(metrics, primary, place, trained or {}),
         *_other_levels(metrics, primary, place),
         family_words(metrics, primary),
-        worst_words(_worst_of(metrics, primary), primary["contrast"][0], kind_of(cells[0], kinds))
+        worst_words(_worst_of(metrics, primary), primary["contrast"][0], _test_sets(metrics, primary), kinds)
         if metrics.get("groups")
         else "",
         _reach(metrics, primary, cells[0]),
@@ -52,18 +52,18 @@ def answer(
 
 
 def _worst_of(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Gaps of the first arm where the question was asked, in its metric, or in accuracy where groups lack it."""
-    entries = [
-        entry
-        for entry in metrics.get("worst", [])
-        if entry["arm"] == primary["contrast"][0]
-        and entry["cohort"] == primary["cohort"]
-        and primary.get("part") in (None, entry["part"])
-    ]
+    """Gaps of the first arm at every cohort, in the primary metric, or in accuracy where groups lack it."""
+    entries = [entry for entry in metrics.get("worst", []) if entry["arm"] == primary["contrast"][0]]
     entries = [entry for entry in entries if entry["level"] == primary["level"]] or entries
     return [entry for entry in entries if entry["metric"] == primary["metric"]] or [
         entry for entry in entries if entry["metric"] == "accuracy"
     ]
+
+
+def _test_sets(metrics: Mapping[str, Any], primary: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Cohort and part of every test set of the first arm."""
+    mine = (cell for cell in metrics["cells"] if cell["arm"] == primary["contrast"][0])
+    return list(dict.fromkeys((cell["cohort"], cell["part"]) for cell in mine))
 
 
 def _other_levels(metrics: Mapping[str, Any], primary: Mapping[str, Any], place: Mapping[str, Any]) -> list[str]:
@@ -120,7 +120,8 @@ def _reached(
     whole = "" if first["modality"] == "all" else f"{first['modality']} "
     note = site_note(first, kinds)
     return (
-        f"On the {first['n']:,} {whole}{_plural(first['level'], first['n'])} of {first['n_patients']:,} patients at "
+        f"On the {first['n']:,} {whole}{_plural(first['level'], first['n'])} of "
+        f"{number_of(first['n_patients'], 'patient')} at "
         f"{site_title(first)}{f' ({note})' if note else ''}, {first['arm']} reached a {metric_name(name)} of "
         f"{_with_interval(first['metrics'][name])}, and {second['arm']} {_with_interval(second['metrics'][name])}."
     )

@@ -17,7 +17,7 @@ from densityclip.steps.models import (
     write_predictions,
 )
 from densityclip.steps.outcome import training_outcome
-from densityclip.steps.scores import METRICS, compare, evaluate, joinings_beside
+from densityclip.steps.scores import METRICS, choose_arm, compare, evaluate, joinings_beside
 from densityclip.steps.site import calibrate
 from densityclip.steps.stand_in import make_stand_in
 from densityclip.training.engine import TrainingStopped
@@ -30,6 +30,7 @@ __all__ = [
     "TrainingStopped",
     "adapt_locally",
     "calibrate",
+    "choose_arm",
     "choose_images",
     "choose_patients",
     "chosen_maps",

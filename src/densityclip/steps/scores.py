@@ -1,6 +1,7 @@
 """Answers to figures: evaluate, compare."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from densityclip.artifacts import (
     hash_json,
     hash_table,
     read_json,
-    write_json,
+    write_figures,
     write_manifest,
 )
 from densityclip.errors import UserError
@@ -18,6 +19,8 @@ from densityclip.probability.joining import Joining, Member, joinings_record, re
 from densityclip.steps.progress import Report
 
 METRICS = "metrics.json"
+# Far more than a few thousand resamples of patients can tell; a small p and the sign of a bound survive.
+_DIGITS = 7
 _MANIFEST = "predictions.manifest.json"
 
 
@@ -58,8 +61,8 @@ def evaluate(
         "smallest_group": SMALLEST_GROUP if smallest_group is None else smallest_group,
         "primary": None if primary is None else dict(primary),
     }
-    metrics = score(predictions, joinings=joinings, pairs=pairs, progress=progress, **settings)
-    write_json(out / METRICS, metrics)
+    metrics = _rounded(score(predictions, joinings=joinings, pairs=pairs, progress=progress, **settings))
+    write_figures(out / METRICS, metrics)
     write_manifest(
         out / "metrics.manifest.json",
         step="evaluate",
@@ -68,6 +71,15 @@ def evaluate(
         counts={"rows": len(predictions), "cells": len(metrics["cells"])},
     )
     return metrics
+
+
+def _rounded(content: Any) -> Any:
+    """Figures at the digits that may mean something."""
+    if isinstance(content, float):
+        return float(f"{content:.{_DIGITS}g}")
+    if isinstance(content, dict):
+        return {key: _rounded(value) for key, value in content.items()}
+    return [_rounded(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def joinings_beside(path: Path) -> dict[Member, Joining]:
@@ -80,43 +92,97 @@ def joinings_beside(path: Path) -> dict[Member, Joining]:
     return read_joinings(read_json(manifest, "densityclip predict")) if manifest.is_file() else {}
 
 
+def choose_arm(
+    predictions: pl.DataFrame, joinings: Mapping[Member, Joining], arm: str
+) -> tuple[pl.DataFrame, dict[Member, Joining]]:
+    """The rows and joinings of one arm of predictions that may hold several.
+
+    Args:
+        predictions: Schema `predictions`.
+        joinings: Of its members.
+        arm: A name in its column `arm`.
+
+    Raises:
+        UserError: No row is of this arm; the arms that there are stand in the message.
+    """
+    names = _arms_of(predictions)
+    if arm not in names:
+        raise UserError(
+            f"the predictions have no arm {arm}" if names else f"the predictions name no arm, so none is called {arm}",
+            f"choose one of {', '.join(names)}" if names else "leave the name of the arm out",
+        )
+    mine = {member: joining for member, joining in joinings.items() if member[0] == arm}
+    return predictions.filter(arm=arm), mine
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Two models on the same images, as two arms of one table.
+
+    Attributes:
+        predictions: Schema `predictions`, the rows of both.
+        joinings: How each member joins its images.
+        arms: What the first and the second are called.
+    """
+
+    predictions: pl.DataFrame
+    joinings: dict[Member, Joining]
+    arms: tuple[str, str]
+
+
 def compare(
     first: pl.DataFrame,
     second: pl.DataFrame,
     joinings: tuple[Mapping[Member, Joining], Mapping[Member, Joining]] = ({}, {}),
-) -> tuple[pl.DataFrame, dict[Member, Joining], tuple[str, str]]:
+    *,
+    arms: tuple[str | None, str | None] = (None, None),
+) -> Compared:
     """Two predictions on the same images, stacked as two arms for `evaluate`.
 
     Args:
-        first: Of one model.
-        second: Of another.
+        first: Of one model, or of several arms of which `arms` names one.
+        second: Likewise.
         joinings: Of each.
-
-    Returns:
-        The table, its joinings, and what the two are called in it.
+        arms: Which arm of each; where the second names none but holds several, the one that the first is called.
 
     Raises:
-        UserError: One of them holds several arms.
+        UserError: One of them holds several arms and none is named, the named one is not there, or the two are the
+            same rows.
     """
-    names = [_arm_name(first, "first"), _arm_name(second, "second")]
+    one = _single(first, joinings[0], arms[0], "--arm", "predictions")
+    fallback = arms[0] if arms[0] in _arms_of(second) else None
+    other = _single(second, joinings[1], arms[1] or fallback, "--against-arm", "predictions of --against")
+    if one[0].equals(other[0], null_equal=True):
+        raise UserError("both sides of the comparison are the same predictions", "name another arm by --against-arm")
+    names = [_name_of(one[0], "first"), _name_of(other[0], "second")]
     if names[0] == names[1]:
         names = [f"{names[0]} (first)", f"{names[1]} (second)"]
     table = pl.concat(
-        table.with_columns(pl.lit(name).alias("arm")) for table, name in zip((first, second), names, strict=True)
+        rows.with_columns(pl.lit(name).alias("arm")) for (rows, _), name in zip((one, other), names, strict=True)
     )
     both: dict[Member, Joining] = {
         (name, fold, seed): joining
-        for of_one, name in zip(joinings, names, strict=True)
+        for (_, of_one), name in zip((one, other), names, strict=True)
         for (_, fold, seed), joining in of_one.items()
     }
-    return table, both, (names[0], names[1])
+    return Compared(table, both, (names[0], names[1]))
 
 
-def _arm_name(table: pl.DataFrame, fallback: str) -> str:
-    names = sorted(table["arm"].drop_nulls().unique().to_list())
+def _single(
+    table: pl.DataFrame, joinings: Mapping[Member, Joining], arm: str | None, option: str, what: str
+) -> tuple[pl.DataFrame, Mapping[Member, Joining]]:
+    """One arm's rows, chosen by name where there are several."""
+    if arm is not None:
+        return choose_arm(table, joinings, arm)
+    names = _arms_of(table)
     if len(names) > 1:
-        raise UserError(
-            f"the {fallback} predictions hold several arms ({', '.join(names)})",
-            "compare predictions of one model each; `evaluate` without --against compares the arms of one file",
-        )
-    return names[0] if names else fallback
+        raise UserError(f"the {what} hold several arms ({', '.join(names)})", f"choose one by {option} NAME")
+    return table, joinings
+
+
+def _arms_of(table: pl.DataFrame) -> list[str]:
+    return sorted(table["arm"].drop_nulls().unique().to_list())
+
+
+def _name_of(table: pl.DataFrame, fallback: str) -> str:
+    return next(iter(_arms_of(table)), fallback)
