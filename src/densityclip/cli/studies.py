@@ -16,7 +16,8 @@ def study(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Study file (YAML), or the name of one that ships: sites, ablation, archive-rsna-embed, embed-vindr."
+            help="Study file (YAML), or the name of one that ships: demo, sites, ablation, archive-rsna-embed, "
+            "embed-vindr."
         ),
     ],
     out: Out,
@@ -25,6 +26,9 @@ def study(
     ] = None,
     scale: Annotated[float, typer.Option(min=0.01, max=10, help="Share of the generated exams and of the steps.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times, and stop.")] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Take the best validation of a training that its loss stopped, and go on.")
+    ] = False,
     workers: Workers = 2,
 ) -> None:
     """Run a whole study, or go on with it.
@@ -37,7 +41,7 @@ def study(
     from densityclip.study_file import read_study
 
     described = read_study(file, pairs(path or [], "--path")).scaled(scale)
-    _run_study(described, out, dry_run=dry_run, workers=workers)
+    _run_study(described, out, dry_run=dry_run, workers=workers, finish=finish)
 
 
 def demo(
@@ -55,19 +59,24 @@ def demo(
     _run_study(shipped_study("demo").scaled(scale), out, dry_run=dry_run, workers=workers)
 
 
-def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int) -> None:
+def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int, finish: bool = False) -> None:
     from densityclip import steps, terminal
     from densityclip.artifacts import read_json
-    from densityclip.study import StudyRun, measure, plan, summary
+    from densityclip.report.verdict import verdict
+    from densityclip.study import StudyRun, check_paths, measure, plan, summary
 
     if dry_run:
-        lines = plan(described, out, speeds=measure(described, out), workers=workers)
+        check_paths(described)
+        speeds = measure(described, out)
+        lines = plan(described, out, speeds=speeds, workers=workers)
         terminal.show_table(described.title, ("step", "what", "about"), [line.row() for line in lines])
-        for sentence in summary(lines, described, out):
+        for sentence in summary(lines, described, out, speeds=speeds):
             terminal.say(sentence)
         return
-    page = StudyRun(described, out, workers=workers, progress=terminal.progress).run()
-    show_metrics(read_json(out / steps.METRICS, "densityclip study"))
+    page = StudyRun(described, out, workers=workers, progress=terminal.progress, finish=finish).run()
+    metrics = read_json(out / steps.METRICS, "densityclip study")
+    show_metrics(metrics)
+    terminal.say(verdict(metrics, described.question))
     if described.generated:
         terminal.say("All exams were generated: the figures say nothing about patients.")
     terminal.say(f"The report is {page}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densityclip.errors import UserError
+from densityclip.records import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from densityclip.datasets.contract import Candidates, Request
@@ -23,6 +24,7 @@ class Dataset:
         redistribute: Whether its licence lets models and images derived from it be passed on; None where the images are
             the user's own, and only they can say.
         tables: Names of tables by which a folder is recognised.
+        modalities: All kinds of image that it can hold; None where that depends on the user's own images.
     """
 
     module: str
@@ -30,6 +32,7 @@ class Dataset:
     options: frozenset[str]
     redistribute: bool | None = True
     tables: tuple[str, ...] = ()
+    modalities: tuple[str, ...] | None = None
 
     def reader(self) -> "Callable[[Request], Candidates]":
         """The function that reads its tables."""
@@ -37,6 +40,7 @@ class Dataset:
 
 
 _NAMED = frozenset({"table", "no_files", "institution"})
+_DM = (Modality.DM.value,)
 DATASETS: dict[str, Dataset] = {
     "dicom": Dataset(
         "dicom_folder",
@@ -44,11 +48,20 @@ DATASETS: dict[str, Dataset] = {
         frozenset({"table", "label_map", "for_processing", "site", "institution"}),
         redistribute=None,
     ),
-    "embed": Dataset("embed", "EMBED open data", _NAMED, redistribute=False, tables=("EMBED_OpenData_metadata.csv",)),
-    "rsna": Dataset("rsna", "RSNA screening mammography", _NAMED, tables=("train.csv",)),
-    "vindr": Dataset("vindr", "VinDr-Mammo", _NAMED, tables=("breast-level_annotations.csv",)),
-    "cbis-ddsm": Dataset("cbis_ddsm", "CBIS-DDSM", _NAMED, tables=("mass_case_description_train_set.csv",)),
-    "inbreast": Dataset("inbreast", "INbreast", _NAMED, tables=("INbreast.csv",)),
+    "embed": Dataset(
+        "embed",
+        "EMBED open data",
+        _NAMED,
+        redistribute=False,
+        tables=("EMBED_OpenData_metadata.csv",),
+        modalities=MODALITIES,
+    ),
+    "rsna": Dataset("rsna", "RSNA screening mammography", _NAMED, tables=("train.csv",), modalities=_DM),
+    "vindr": Dataset("vindr", "VinDr-Mammo", _NAMED, tables=("breast-level_annotations.csv",), modalities=_DM),
+    "cbis-ddsm": Dataset(
+        "cbis_ddsm", "CBIS-DDSM", _NAMED, tables=("mass_case_description_train_set.csv",), modalities=_DM
+    ),
+    "inbreast": Dataset("inbreast", "INbreast", _NAMED, tables=("INbreast.csv",), modalities=_DM),
     "table": Dataset(
         "table",
         "any CSV or Parquet table of images",

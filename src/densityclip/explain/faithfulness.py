@@ -84,6 +84,11 @@ def faithfulness(
     }
 
 
+def pictures_scored(maps: int) -> int:
+    """How many pictures `faithfulness` scores for an image and so many maps: what its time goes into."""
+    return 2 + (maps + _RANDOM_ORDERS) * 2 * (_STEPS - 1)
+
+
 def _order(values: NDArray[np.floating], random: np.random.Generator) -> NDArray[np.intp]:
     """Hottest first; an index order of equal values would be an order in space."""
     return np.lexsort((random.random(len(values)), -values))

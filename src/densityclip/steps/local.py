@@ -11,8 +11,8 @@ from densityclip.artifacts import PROBABILITIES
 from densityclip.density import CATEGORIES
 from densityclip.records import Level, Status
 
-# How many labelled exams are tried, as far as a site has twice as many patients.
-NUMBERS = (10, 25, 50, 100)
+# How many labelled exams are tried, as far as a site has twice as many patients; and how often each number is drawn.
+NUMBERS, DRAWS = (10, 25, 50, 100), 20
 SHOWN = ("accuracy", "macro_auc", "quadratic_kappa", "mean_absolute_error", "ece", "brier")
 ASSUMPTION = (
     "transductive: estimated from the very exams that are scored; assumes that the sites differ in the shares of the "
@@ -25,7 +25,7 @@ def adapt_locally(
     prior: Sequence[float],
     *,
     numbers: Sequence[int] = NUMBERS,
-    draws: int = 20,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Recalibration over k labelled exams, and the prior estimated without labels, at every other site.

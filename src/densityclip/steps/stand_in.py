@@ -12,7 +12,8 @@ from densityclip.model.weights_check import MADE
 from densityclip.steps.archive import INDEX, index, prepare
 from densityclip.steps.progress import Report
 
-_SIZE, _SLICE_MM = 288, 4.0
+# Of a DM image in rows, and between tomosynthesis slices.
+SIZE, SLICE_MM = 288, 4.0
 
 
 def make_stand_in(
@@ -45,9 +46,7 @@ def make_stand_in(
     work = out / "exams"
     if out.exists() and not work.exists() and any(out.iterdir()):
         raise UserError(f"{out} holds something else", "choose another --out")
-    generate(
-        work, site=site, exams=exams, seed=seed, size=_SIZE, slice_mm=_SLICE_MM, workers=workers, progress=progress
-    )
+    generate(work, site=site, exams=exams, seed=seed, size=SIZE, slice_mm=SLICE_MM, workers=workers, progress=progress)
     dataset, source, table = where_to_index(site, work)
     index(source, work / "index", dataset=dataset, table=table, workers=workers)
     recipe = Recipe().sized(IMAGE_SIZE).with_overrides(["dbt_slices=spread:3"])

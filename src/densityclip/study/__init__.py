@@ -1,7 +1,8 @@
 """A whole study from one study file: what it will do, and doing it."""
 
+from densityclip.study.check import check_paths
 from densityclip.study.measure import measure
 from densityclip.study.plan import plan, summary
 from densityclip.study.run import StudyRun
 
-__all__ = ["StudyRun", "measure", "plan", "summary"]
+__all__ = ["StudyRun", "check_paths", "measure", "plan", "summary"]

@@ -1,9 +1,11 @@
 """How fast this machine is at what a study does, measured in a few seconds on the real shapes."""
 
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +15,19 @@ from densityclip.artifacts import read_table
 from densityclip.imaging.recipe import Recipe
 from densityclip.reasons import Refused
 from densityclip.steps import INDEX
-from densityclip.study_file import Generate, Study
+from densityclip.study.sizes import VIEWS
+from densityclip.study_file import STAND_IN_SITE, Generate, Study
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from densityclip.evaluation.metrics import Sample
     from densityclip.model.biomedclip import Foundation
 
 _FILES = 3
 _SECONDS = 2.0
+# What the bootstrap is timed on.
+_FEW_ROWS, _MANY_ROWS, _ROWS_A_PATIENT, _RESAMPLES = 100, 4000, 4, 64
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,10 @@ class Speeds:
         trained: Of a training step, per image of the batch.
         scored: To score one prepared image.
         convolved: Of a step of the baseline `cnn`, per image.
+        taught: To generate and prepare an exam of the stand-in, and of a step of its training.
+        resampled: Of scoring one resample by every figure, and what each row adds to it.
+        recalibrated: To fit the probabilities to some labelled exams, and to score the others.
+        blocks: Blocks of the image tower, each of which is randomised to test maps.
     """
 
     exam: dict[str, float] = field(default_factory=dict)
@@ -41,10 +51,20 @@ class Speeds:
     trained: float | None = None
     scored: float | None = None
     convolved: float | None = None
+    taught: tuple[float, float] | None = None
+    resampled: tuple[float, float] | None = None
+    recalibrated: float | None = None
+    blocks: int = 0
 
 
 def measure(study: Study, out: Path) -> Speeds:
-    """Generate and prepare an exam of each kind, prepare a few files of each archive, take a few training steps."""
+    """Generate and prepare an exam of each kind, prepare a few files of each archive, take a few training steps.
+
+    Files of an archive that is not indexed yet are the first that are found in it.
+
+    Raises:
+        UserError: The foundation model cannot be loaded.
+    """
     recipe = study.resolved_recipe()
     exam: dict[str, float] = {}
     tried: dict[str, float | None] = {}
@@ -55,14 +75,24 @@ def measure(study: Study, out: Path) -> Speeds:
             tried[name] = _prepared([Path(paths[k * len(paths) // _FILES]) for k in range(_FILES)], recipe)
         elif cohort.generate is not None:
             exam[name], tried[name] = _generated(cohort.generate, recipe)
+        elif cohort.source is not None:
+            tried[name] = _prepared(list(_first_files(cohort.source)), recipe)
     image = {name: seconds for name, seconds in tried.items() if seconds is not None}
     with tempfile.TemporaryDirectory() as folder:
-        model = _model(study, out, Path(folder))
-        if model is None:
-            return Speeds(exam, image)
+        model = _model(study, Path(folder))
         trained, scored = _steps(model, study, recipe)
-    convolved = _cnn_step(study, recipe) if "cnn" in study.baselines else None
-    return Speeds(exam, image, trained, scored, convolved)
+        taught = _taught(model) if study.foundation.stand_in is not None else None
+    return Speeds(
+        exam,
+        image,
+        trained,
+        scored,
+        convolved=_cnn_step(study, recipe) if "cnn" in study.baselines else None,
+        taught=taught,
+        resampled=_resampled(),
+        recalibrated=_recalibrated(),
+        blocks=len(getattr(getattr(model.clip.visual, "trunk", None), "blocks", ())),
+    )
 
 
 def _generated(generate: Generate, recipe: Recipe) -> tuple[float, float | None]:
@@ -84,6 +114,14 @@ def _generated(generate: Generate, recipe: Recipe) -> tuple[float, float | None]
         return seconds, _prepared(files[:: max(1, len(files) // _FILES)], recipe)
 
 
+def _first_files(source: Path) -> Iterator[Path]:
+    """The first DICOM files that a walk through an archive meets: few, for an archive may have millions."""
+    if source.is_file():
+        return
+    found = (Path(folder) / name for folder, _, names in os.walk(source) for name in sorted(names))
+    yield from islice((path for path in found if path.suffix.lower() in (".dcm", ".dicom")), _FILES)
+
+
 def _prepared(paths: list[Path], recipe: Recipe) -> float | None:
     """Seconds an image, of those that can be prepared."""
     from densityclip.imaging.prepare import prepare_file
@@ -100,9 +138,8 @@ def _prepared(paths: list[Path], recipe: Recipe) -> float | None:
     return float(np.mean(spent[1:] or spent)) if spent else None
 
 
-def _model(study: Study, out: Path, folder: Path) -> "Foundation | None":
-    """The model of the study, or one of its shape; None where it is not there yet."""
-    from densityclip.errors import UserError
+def _model(study: Study, folder: Path) -> "Foundation":
+    """The model of the study, or one of its shape where it is still to be made."""
     from densityclip.model.biomedclip import load_foundation
     from densityclip.model.small import make_small_foundation
 
@@ -110,26 +147,45 @@ def _model(study: Study, out: Path, folder: Path) -> "Foundation | None":
     if source is None:
         source = folder / "small"
         make_small_foundation(source, seed=0)
-    try:
-        return load_foundation(source)
-    except UserError:
-        return None
+    return load_foundation(source)
 
 
 def _steps(model: "Foundation", study: Study, recipe: Recipe) -> tuple[float, float]:
     """Seconds per image of a step of the first arm, and of scoring."""
+    from densityclip.training.fit import at_size
+
+    config = study.train_config(study.members()[0])
+    shape = (recipe.height, recipe.width)
+    return _model_steps(at_size(model, shape), config.modalities, shape, config.batch_size)
+
+
+def _taught(model: "Foundation") -> tuple[float, float]:
+    """Seconds of an exam of the stand-in, and of a step of its training."""
+    from densityclip.model.small import IMAGE_SIZE
+    from densityclip.steps.stand_in import SIZE, SLICE_MM
+    from densityclip.training.stand_in import Pretraining
+
+    recipe = Recipe().sized(IMAGE_SIZE).with_overrides(["dbt_slices=spread:3"])
+    made = Generate(site=STAND_IN_SITE, exams=1, seed=0, size=SIZE, slice_mm=SLICE_MM)
+    exam, image = _generated(made, recipe)
+    batch = Pretraining().batch_size
+    trained, _ = _model_steps(model, made.modalities, (recipe.height, recipe.width), batch)
+    return exam + VIEWS * len(made.modalities) * (image or 0.0), batch * trained
+
+
+def _model_steps(
+    model: "Foundation", modalities: Sequence[str], shape: tuple[int, int], batch_size: int
+) -> tuple[float, float]:
+    """Seconds per image of a training step, and of scoring."""
     import torch
 
     from densityclip.model.classifier import normalise, pad_token, tokenise
     from densityclip.model.prompts import DEFAULT_PROMPTS
-    from densityclip.training.fit import at_size
     from densityclip.training.losses import multi_positive
 
-    config = study.train_config(study.members()[0])
-    model = at_size(model, (recipe.height, recipe.width))
     clip, device = model.clip, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clip.to(device).train()
-    captions = [text for name in config.modalities for k in "ABCD" for text in DEFAULT_PROMPTS.captions(k, name)]
+    captions = [text for name in modalities for k in "ABCD" for text in DEFAULT_PROMPTS.captions(k, name)]
     tokens = tokenise(model.tokenizer, captions, pad_token(clip)).to(device)
     optimizer = torch.optim.AdamW(clip.parameters(), lr=0.0)
 
@@ -148,10 +204,9 @@ def _steps(model: "Foundation", study: Study, recipe: Recipe) -> tuple[float, fl
         with torch.inference_mode():
             clip.encode_image(normalise(pixels, model.config["preprocess_cfg"]))
 
-    shape = (recipe.height, recipe.width)
-    trained = _per_image(step, shape, config.batch_size, device)
+    trained = _per_image(step, shape, batch_size, device)
     clip.eval()
-    return trained, _per_image(score, shape, config.batch_size, device)
+    return trained, _per_image(score, shape, batch_size, device)
 
 
 def _cnn_step(study: Study, recipe: Recipe) -> float:
@@ -194,3 +249,41 @@ def _timed(run: Callable[["Tensor"], None], pixels: "Tensor") -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic() - began
+
+
+def _resampled() -> tuple[float, float]:
+    """Seconds of one resample by every figure, and what each row adds, from a small and a large sample."""
+    from densityclip.evaluation.compare import ScoredArm
+
+    def seconds(rows: int) -> float:
+        sample = _sample(rows)
+        patients = [str(row // _ROWS_A_PATIENT) for row in range(rows)]
+        began = time.monotonic()
+        ScoredArm.of(patients, patients, sample, resamples=_RESAMPLES, seed=0)
+        return (time.monotonic() - began) / _RESAMPLES
+
+    seconds(_FEW_ROWS)
+    few, many = seconds(_FEW_ROWS), seconds(_MANY_ROWS)
+    each = max(0.0, many - few) / (_MANY_ROWS - _FEW_ROWS)
+    return max(0.0, few - each * _FEW_ROWS), each
+
+
+def _recalibrated() -> float:
+    """Seconds of one draw of local adaptation: its fit, and the figures before and after."""
+    from densityclip.probability.local import fit_recalibration
+    from densityclip.steps.local import SHOWN
+
+    sample = _sample(_FEW_ROWS)
+    patients = [str(row) for row in range(_FEW_ROWS)]
+    began = time.monotonic()
+    fit_recalibration(sample.probabilities, sample.labels, patients)
+    for _ in range(2):
+        sample.score(names=SHOWN)
+    return time.monotonic() - began
+
+
+def _sample(rows: int) -> "Sample":
+    from densityclip.evaluation.metrics import Sample
+
+    rng = np.random.default_rng(0)
+    return Sample.of(np.arange(rows) % 4, rng.dirichlet(np.ones(4), size=rows))

@@ -5,11 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densityclip.imaging.plan import said_bytes, said_seconds
-from densityclip.steps import PREDICTIONS
+from densityclip.records import number_of
+from densityclip.steps import INDEX, PREDICTIONS
+from densityclip.study.costs import (
+    evaluate_seconds,
+    explain_seconds,
+    local_seconds,
+    mapped_images,
+    stand_in_seconds,
+)
 from densityclip.study.measure import Speeds
 from densityclip.study.members import about_of, shuffled_folder
+from densityclip.study.question import few_patients
 from densityclip.study.sizes import Size, size_of, validated_by
-from densityclip.study.state import STATE, state_file
+from densityclip.study.state import SPLITS, STATE, state_file
 from densityclip.study.telling import in_words
 from densityclip.study_file import Member, Study
 
@@ -51,42 +60,97 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
     lines = [*_cohort_lines(study, sizes, speeds, workers), Planned("split", "patients to parts")]
     if study.foundation.stand_in is not None:
         taught = study.foundation.stand_in
-        lines.append(Planned("foundation", f"generated stand-in: {taught.exams} exams, {taught.steps} steps"))
+        what = f"generated stand-in: {taught.exams} exams, {taught.steps} steps"
+        lines.append(Planned("foundation", what, stand_in_seconds(study, speeds, workers)))
     elif study.foundation.path is None:
         lines.append(Planned("foundation", "the small model with random weights"))
     lines += [_training(study, member, sizes, speeds) for member in study.members()]
     lines += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
     lines.append(Planned("predictions", PREDICTIONS))
-    lines.append(Planned("evaluate", f"{study.evaluation.resamples} resamples over patients"))
-    lines.append(Planned("local", "what labelled exams of another site would bring"))
+    resamples = f"{study.evaluation.resamples:,} resamples over patients"
+    lines.append(Planned("evaluate", resamples, evaluate_seconds(study, sizes, speeds)))
+    adapted = "what labelled exams of another site would bring"
+    lines.append(Planned("local", adapted, local_seconds(study, speeds)))
+    mapped = mapped_images(study, sizes)
+    maps = "maps" if mapped is None else f"maps of about {number_of(round(sum(mapped.values())), 'image')}"
     for arm in study.explain.arms:
         if study.explain.shuffled_labels:
             lines.append(_on_shuffled_labels(study, arm, sizes, speeds))
-        lines.append(Planned(f"explain {arm}", "maps"))
+        lines.append(Planned(f"explain {arm}", maps, explain_seconds(study, arm, sizes, speeds)))
     lines.append(Planned("report", "report.html"))
     return list(_marked(study, out, lines))
 
 
-def summary(lines: list[Planned], study: Study, out: Path) -> list[str]:
-    """What the whole comes to, in sentences."""
+def summary(lines: list[Planned], study: Study, out: Path, *, speeds: Speeds | None = None) -> list[str]:
+    """What the whole comes to, in sentences.
+
+    Args:
+        lines: Of `plan`.
+        study: The study.
+        out: Its folder.
+        speeds: As for `plan`; of archives that are not indexed, times of a thousand images follow from them.
+    """
     sizes = {name: size_of(study, name, out) for name in study.cohorts}
     known = [size for size in sizes.values() if size is not None]
-    trainings = len([member for member in study.members() if member.arm in study.arms])
-    others = len(study.members()) - trainings
-    said = [f"{trainings} trainings of arms and {others} of baselines."]
+    said = [_trainings(study)]
     if known:
-        images, exams = sum(size.total for size in known), sum(size.exams for size in known)
-        said.append(f"{exams:,} exams, {images:,} images; the caches take {said_bytes(sum(s.bytes for s in known))}.")
+        images, exams = (
+            number_of(sum(values), noun)
+            for values, noun in (([size.total for size in known], "image"), ([size.exams for size in known], "exam"))
+        )
+        said.append(f"{exams}, {images}; the caches take {said_bytes(sum(s.bytes for s in known))}.")
     unknown = [name for name, size in sizes.items() if size is None]
     if unknown:
-        said.append(f"{', '.join(unknown)}: how many images there are is known once they are indexed.")
+        said.append(_without_index(study, unknown, speeds or Speeds()))
+    index = out / "cohorts" / study.primary.cohort / INDEX
+    if index.is_file():
+        said += [sentence for sentence in (few_patients(study, index, out / SPLITS),) if sentence]
     left = sum(line.seconds for line in lines if line.seconds is not None and not line.done)
+    timeless = (line.step for line in lines if line.seconds is None and not line.done)
+    # The trainings of an arm are one name here.
+    without = list(dict.fromkeys(step.partition(" fold ")[0] for step in timeless))
     if left:
         said.append(
-            f"About {said_seconds(left)} for the steps that have a time: an estimate from a few exams and training "
-            "steps measured on this machine just now. The steps without one come on top."
+            f"About {said_seconds(left)} for the steps that have a time: an estimate from a few exams, training steps "
+            "and resamples measured on this machine just now."
+            + (f" Without a time, and on top of it: {', '.join(without)}." if without else "")
         )
     return said
+
+
+def _trainings(study: Study) -> str:
+    """How many trainings of each sort there are."""
+    arms = len([member for member in study.members() if member.arm in study.arms])
+    counts = [f"{number_of(arms, 'training')} of arms", f"{len(study.members()) - arms} of baselines"]
+    if study.explain.shuffled_labels:
+        counts.append(f"{len(study.explain.arms)} on shuffled labels for the maps")
+    if study.foundation.stand_in is not None:
+        counts.append("that of the generated stand-in")
+    return f"{', '.join(counts[:-1])} and {counts[-1]}."
+
+
+def _without_index(study: Study, names: list[str], speeds: Speeds) -> str:
+    """What is not known of archives before they are indexed, and what is known of a thousand of their images."""
+    several = len(names) > 1
+    said = (
+        f"{', '.join(names)} {'are' if several else 'is'} not indexed yet, so how many images "
+        f"{'they have' if several else 'it has'} is not known: preparing, predicting and scoring "
+        f"{'them' if several else 'it'} have no time here"
+    )
+    learned = [name for name in names if study.cohorts[name].role == "internal"]
+    said += ", nor have the validations during training." if learned else "."
+    known = [
+        f"preparing {name} takes about {said_seconds(1000 * speeds.image[name])} with one worker"
+        for name in names
+        if name in speeds.image
+    ]
+    if speeds.scored is not None:
+        number = len([member for member in study.members() if member.arm != "majority"])
+        known.append(f"predicting by all {number} trainings {said_seconds(1000 * number * speeds.scored)}")
+        if learned:
+            known.append(f"one validation {said_seconds(1000 * speeds.scored)} of those in the validation part")
+    told = f" For every 1,000 images {', '.join(known)}." if known else ""
+    return f"{said}{told} Ask again with --dry-run when the index is there: the study may be stopped and gone on with."
 
 
 def _cohort_lines(study: Study, sizes: dict[str, Size | None], speeds: Speeds, workers: int) -> Iterator[Planned]:
@@ -96,12 +160,12 @@ def _cohort_lines(study: Study, sizes: dict[str, Size | None], speeds: Speeds, w
             made = cohort.generate
             each = speeds.exam.get(name)
             seconds = None if each is None else each * made.exams / workers
-            yield Planned(f"phantom {name}", f"{made.exams} exams of site {made.site}", seconds)
+            yield Planned(f"phantom {name}", f"{number_of(made.exams, 'exam')} of site {made.site}", seconds)
         use = "to train, select, calibrate and test" if cohort.role == "internal" else "only scored"
         yield Planned(f"index {name}", f"{use}{f'; institution {cohort.institution}' if cohort.institution else ''}")
         what, seconds = "pixels to the cache", None
         if size is not None:
-            what = f"{size.total:,} images, {said_bytes(size.bytes)}"
+            what = f"{number_of(size.total, 'image')}, {said_bytes(size.bytes)}"
             each = speeds.image.get(name)
             seconds = None if each is None else each * size.total / workers
         yield Planned(f"prepare {name}", what, seconds)

@@ -1,22 +1,29 @@
 """A study, run from exams to report in one folder, and resumed where it stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from densityclip import steps
-from densityclip.artifacts import hash_file, hash_json, hash_table, read_json, read_table, write_json, write_table
+from densityclip.artifacts import hash_file, hash_table, read_json, read_table, write_json, write_table
 from densityclip.datasets.registry import DATASETS
 from densityclip.density import CATEGORIES
-from densityclip.errors import UserError
+from densityclip.evaluation.evaluate import SCHEMA_VERSION
+from densityclip.study.check import check_paths
 from densityclip.study.maps import choose, make_maps
 from densityclip.study.members import about_of, is_bundle, joinings_of, read_about, shuffled_folder
 from densityclip.study.page import Done, write_pages
-from densityclip.study.state import Progress, Report, Steps, claim
-from densityclip.study_file import STAND_IN_SITE, Cohort, Generate, Member, Study
+from densityclip.study.question import check_question
+from densityclip.study.sources import listing, tables_of, where_to_index
+from densityclip.study.state import SPLITS, Progress, Report, Steps, claim
+from densityclip.study.trainings import fit_or_finish
+from densityclip.study_file import STAND_IN_SITE, Generate, Member, Study
+
+if TYPE_CHECKING:
+    from densityclip.training.config import TrainConfig
 
 LOCAL = "local.json"
 
@@ -24,8 +31,8 @@ LOCAL = "local.json"
 class StudyRun:
     """One study in one folder; what is done there is not done again (`state.Steps`)."""
 
-    def __init__(self, study: Study, out: Path, *, workers: int, progress: Progress) -> None:
-        self.study, self.out, self.workers, self.progress = study, out, workers, progress
+    def __init__(self, study: Study, out: Path, *, workers: int, progress: Progress, finish: bool = False) -> None:
+        self.study, self.out, self.workers, self.progress, self.finish = study, out, workers, progress, finish
         self.steps = Steps(out, progress)
         self.recipe = study.resolved_recipe()
 
@@ -35,9 +42,11 @@ class StudyRun:
         Returns:
             Path of `report.html`.
         """
+        check_paths(self.study)
         registered = claim(self.study, self.out)
         indexes = {name: self._cohort(name) for name in self.study.cohorts}
         splits = self._split(indexes)
+        check_question(self.study, indexes[self.study.primary.cohort], splits)
         caches = {name: self._prepare(name, path) for name, path in indexes.items()}
         foundation = self._foundation()
         models = {member: self._train(member, caches, splits, foundation) for member in self.study.members()}
@@ -66,10 +75,10 @@ class StudyRun:
             request = self.steps.run(
                 f"phantom {name}", request, [exams / "site.json"], self._generator(cohort.generate, exams)
             )
-            dataset, source, table = _where_to_index(cohort.generate, exams)
+            dataset, source, table = where_to_index(cohort.generate, exams)
         assert source is not None
         if cohort.generate is None:
-            request = [request, _listing(source), [_listing(path) for path in _tables(cohort)]]
+            request = [request, listing(source), [listing(path) for path in tables_of(cohort)]]
         path = folder / steps.INDEX
 
         def run(report: Report) -> None:
@@ -108,7 +117,7 @@ class StudyRun:
         return run
 
     def _split(self, indexes: dict[str, Path]) -> Path:
-        path = self.out / "splits.parquet"
+        path = self.out / SPLITS
         external = [name for name, cohort in self.study.cohorts.items() if cohort.role == "external"]
         request = {name: hash_table(read_table(index, "index")) for name, index in indexes.items()}
 
@@ -156,10 +165,33 @@ class StudyRun:
         member, *_ = self.study.members_of(arm)
         config = self.study.train_config(member).model_copy(update={"shuffle_labels": True})
         folder = self.out / "arms" / shuffled_folder(arm)
-        learned = [caches[name] for name, cohort in self.study.cohorts.items() if cohort.role == "internal"]
-        with self.progress(f"train {member.title} on shuffled labels") as report:
-            steps.train(learned, splits, foundation, folder, config, data={"redistribute": False}, progress=report)
+        data = {"redistribute": False}
+        self._fit(f"{member.title} on shuffled labels", self._learned(caches), splits, foundation, folder, config, data)
         return folder
+
+    def _learned(self, caches: Mapping[str, Path]) -> list[Path]:
+        """The caches that are trained on: those of internal cohorts."""
+        return [caches[name] for name, cohort in self.study.cohorts.items() if cohort.role == "internal"]
+
+    def _fit(
+        self,
+        title: str,
+        learned: list[Path],
+        splits: Path,
+        foundation: Path,
+        folder: Path,
+        config: "TrainConfig",
+        data: dict[str, Any],
+    ) -> None:
+        with self.progress(f"train {title}") as report:
+            fit_or_finish(
+                title,
+                folder,
+                lambda finish: steps.train(
+                    learned, splits, foundation, folder, config, data=data, finish=finish, progress=report
+                ),
+                finish=self.finish,
+            )
 
     def _train(self, member: Member, caches: dict[str, Path], splits: Path, foundation: Path) -> Path:
         """Train one member on the internal cohorts; it knows itself whether it is done. Returns its folder."""
@@ -171,12 +203,12 @@ class StudyRun:
         # One that may not be passed on decides; one of which nobody said anything leaves it open.
         if False in said or said == {True}:
             data["redistribute"] = False not in said
-        folder, learned = self.out / "arms" / member.folder, [caches[name] for name in internal]
+        folder, learned = self.out / "arms" / member.folder, self._learned(caches)
         config = self.study.train_config(member)
+        if is_bundle(member):
+            self._fit(member.title, learned, splits, foundation, folder, config, data)
+            return folder
         with self.progress(f"train {member.title}") as report:
-            if is_bundle(member):
-                steps.train(learned, splits, foundation, folder, config, data=data, progress=report)
-                return folder
             return steps.fit_baseline(
                 member.arm,
                 learned,
@@ -230,6 +262,7 @@ class StudyRun:
 
     def _evaluate(self, predictions: pl.DataFrame, models: dict[Member, Path]) -> dict[str, Any]:
         study, joinings = self.study, joinings_of(models)
+        joined = {str(key): joining.to_dict() for key, joining in joinings.items()}
         settings: dict[str, Any] = {
             "resamples": study.evaluation.resamples,
             "seed": study.evaluation.seed,
@@ -239,7 +272,7 @@ class StudyRun:
         }
         self.steps.run(
             "evaluate",
-            [hash_table(predictions), settings, {str(key): joining.to_dict() for key, joining in joinings.items()}],
+            [SCHEMA_VERSION, hash_table(predictions), settings, joined],
             [self.out / steps.METRICS],
             lambda report: _ignore(
                 steps.evaluate(predictions, self.out, joinings=joinings, progress=report, **settings)
@@ -313,31 +346,6 @@ class StudyRun:
         ]
         self.steps.run(f"explain {arm}", request, [folder / name / "explain.json" for name in chosen], run)
         return [folder / name for name in chosen]
-
-
-def _listing(source: Path) -> str:
-    """Hash of the names, sizes and times of an archive's files, or of a table: what is cheap to see of a change."""
-    if not source.exists():
-        raise UserError(f"{source} does not exist", "correct `source` and `table` in the study file")
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    return hash_json(
-        [[path.relative_to(source).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    )
-
-
-def _tables(cohort: Cohort) -> list[Path]:
-    """The tables that a cohort is read from, where they do not lie in its source; EMBED has a second one beside."""
-    if cohort.table is None:
-        return []
-    if "label_map" in DATASETS[cohort.dataset].options or not cohort.table.is_file():
-        return [cohort.table]
-    return sorted(path for path in cohort.table.parent.iterdir() if path.suffix in (".csv", ".parquet"))
-
-
-def _where_to_index(generate: Generate, exams: Path) -> tuple[str, Path, Path | None]:
-    from densityclip.phantom.generate import where_to_index
-
-    return where_to_index(generate.site, exams)
 
 
 def _ignore(_: Any) -> None:

@@ -7,15 +7,13 @@ from densityclip.artifacts import read_table
 from densityclip.datasets.splits import DEFAULT_SHARES
 from densityclip.imaging.plan import make_plan
 from densityclip.imaging.recipe import Recipe, prepared_count
-from densityclip.phantom.layouts import LAYOUTS
-from densityclip.phantom.sites import SITES
 from densityclip.records import Modality, Part
 from densityclip.steps import INDEX
 from densityclip.study_file import Generate, Member, Study
 
 # Compressed breasts are about so thick: how many slices a generated volume has.
 _TYPICAL_MM = 50
-_VIEWS = 4
+VIEWS = 4
 
 
 @dataclass(frozen=True)
@@ -56,19 +54,11 @@ def size_of(study: Study, name: str, out: Path) -> Size | None:
 
 
 def _to_generate(generate: Generate, recipe: Recipe) -> Size:
-    site = SITES[generate.site]
-    names = [
-        name for name in site.modalities if name != Modality.DBT.value or generate.volumes or _has_volumes(site.layout)
-    ]
     slices = prepared_count(max(2, round(_TYPICAL_MM / generate.slice_mm)), recipe)
-    images = dict.fromkeys(names, _VIEWS * generate.exams)
+    images = dict.fromkeys(generate.modalities, VIEWS * generate.exams)
     prepared = sum(count * (slices if name == Modality.DBT.value else 1) for name, count in images.items())
     each = recipe.height * recipe.width * recipe.dtype.itemsize
     return Size(generate.exams, images, prepared, prepared * each, counted=False)
-
-
-def _has_volumes(layout: str) -> bool:
-    return LAYOUTS[layout].holds_volumes
 
 
 def validated_by(study: Study, member: Member, sizes: dict[str, Size | None]) -> int | None:

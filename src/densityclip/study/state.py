@@ -11,7 +11,7 @@ from densityclip.artifacts import git_revision, hash_json, read_json, write_json
 from densityclip.errors import UserError
 from densityclip.study_file import Study
 
-STUDY, REGISTRATION, STATE = "study.json", "registration.json", "state"
+STUDY, REGISTRATION, SPLITS, STATE = "study.json", "registration.json", "splits.parquet", "state"
 
 Report = Callable[[int, int], None]
 Progress = Callable[[str], AbstractContextManager[Report]]

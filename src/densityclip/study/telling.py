@@ -7,6 +7,7 @@ from typing import Any
 from densityclip import __version__
 from densityclip.artifacts import git_revision, read_json, read_table
 from densityclip.datasets.splits import DEFAULT_SHARES, same_institution
+from densityclip.records import number_of
 from densityclip.study.members import is_bundle, read_about
 from densityclip.study.state import study_hash
 from densityclip.study_file import Member, Study
@@ -74,7 +75,7 @@ def described(study: Study, out: Path, models: Mapping[Member, Path], kinds: Map
         },
         "kinds": dict(kinds),
         "redistribute": {name: cohort.redistribute is not False for name, cohort in study.cohorts.items()},
-        "methods": _methods(study),
+        "methods": [*_methods(study), *_stopped(models)],
         "primary": study.question,
     }
 
@@ -111,7 +112,8 @@ def _sentence(study: Study, member: Member, folder: Path) -> str:
     seeds = sorted({one.seed for one in study.members_of(member.arm)})
     each = "" if study.folds == 1 else " (in the first fold)"
     return (
-        f"trained on {', '.join(config.modalities)}: {data['images']:,} images of {data['patients']:,} patients{each}, "
+        f"trained on {', '.join(config.modalities)}: "
+        f"{number_of(data['images'], 'image')} of {number_of(data['patients'], 'patient')}{each}, "
         f"adaptation {config.adaptation} with the text tower {config.text_tower}, loss {config.loss}, "
         f"{config.steps} steps of {config.batch_size} images from a {config.sampler} sampler, "
         f"{config.class_weights} class weights, {config.modality_weights} modality weights, "
@@ -175,6 +177,17 @@ def _methods(study: Study) -> list[str]:
             "frequencies have none."
         )
     return lines
+
+
+def _stopped(models: Mapping[Member, Path]) -> list[str]:
+    """A sentence where trainings did not run to their end: their arm had fewer steps than the others."""
+    ended = {member.title: read_about(member, folder).get("stopped_after") for member, folder in models.items()}
+    told = [f"{title} after {number_of(steps, 'step')}" for title, steps in ended.items() if steps is not None]
+    return (
+        [f"Stopped by a loss that was not finite, and taken at the best validation before: {'; '.join(told)}."]
+        if told
+        else []
+    )
 
 
 def _split_words(study: Study) -> str:

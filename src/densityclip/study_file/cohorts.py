@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from densityclip.datasets.registry import DATASETS
 from densityclip.errors import UserError
 from densityclip.phantom.grid import make_grid
+from densityclip.phantom.layouts import LAYOUTS
 from densityclip.phantom.randomness import HIGHEST_SEED
+from densityclip.phantom.sites import SITES
+from densityclip.records import Modality
 
 # The site whose exams have a look each: the generated stand-in is taught on it, so that no later site is known already.
 STAND_IN_SITE = "varied"
@@ -40,12 +43,21 @@ class Generate(Strict):
     volumes: bool = False
 
     @model_validator(mode="after")
-    def _on_a_grid(self) -> "Generate":
+    def _can_be_made(self) -> "Generate":
+        if self.site not in SITES:
+            raise ValueError(f"there is no generated site {self.site!r}: choose one of {', '.join(SITES)}")
         try:
             make_grid(self.size, self.slice_mm)
         except UserError as error:
             raise ValueError(error.fact) from error
         return self
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Kinds of image whose files are written."""
+        site = SITES[self.site]
+        written = self.volumes or LAYOUTS[site.layout].holds_volumes
+        return tuple(name for name in site.modalities if name != Modality.DBT.value or written)
 
 
 class Cohort(Strict):
@@ -101,6 +113,11 @@ class Cohort(Strict):
         if self.dataset == "table" and self.table is None:
             raise ValueError("dataset table needs a `table`")
         return self
+
+    @property
+    def modalities(self) -> tuple[str, ...] | None:
+        """Kinds of image that it can hold; None where only its index will tell."""
+        return DATASETS[self.dataset].modalities if self.generate is None else self.generate.modalities
 
 
 class StandIn(Strict):

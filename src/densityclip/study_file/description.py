@@ -243,11 +243,33 @@ class Study(Strict):
             problems.append(f"primary.metric {primary.metric!r} is not one of {', '.join(METRICS)}")
         if primary.modality not in (*MODALITIES, "all"):
             problems.append(f"primary.modality {primary.modality!r} is not one of {', '.join(MODALITIES)}, all")
+        problems += self._absent_modalities()
         problems += [
             f"group {group!r} is not one of {', '.join(_FACTS)}, nor two of them as in age_band{CROSSING}race"
             for group in self.groups
             if not set(group.split(CROSSING)) <= set(_FACTS)
         ]
+        return problems
+
+    def _absent_modalities(self) -> list[str]:
+        """Kinds of image that are asked for where none can be, as far as the file tells."""
+        primary, problems = self.primary, []
+        asked = self.cohorts.get(primary.cohort)
+        held = None if asked is None else asked.modalities
+        if held is not None and primary.modality in MODALITIES and primary.modality not in held:
+            problems.append(
+                f"primary.modality {primary.modality}: the cohort {primary.cohort} can hold {', '.join(held)} alone, "
+                "so the primary question could never be answered"
+            )
+        learned = [cohort.modalities for cohort in self.cohorts.values() if cohort.role == "internal"]
+        known = {name for held in learned for name in held or MODALITIES}
+        if learned:
+            problems += [
+                f"arm {name} is to be trained on {modality}, which no internal cohort can hold"
+                for name, arm in self.arms.items()
+                for modality in arm.modalities
+                if modality in MODALITIES and modality not in known
+            ]
         return problems
 
     def _wrong_settings(self) -> list[str]:

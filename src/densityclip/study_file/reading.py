@@ -38,7 +38,7 @@ def read_study(path: Path, paths: Mapping[str, str] | None = None) -> Study:
             f"{path} does not exist", f"give a study file, or one that ships: {', '.join(SHIPPED)}"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not readable YAML", "mend it, or start from a study file that ships") from error
+        raise UserError(f"{path} is not readable YAML", "correct it, or start from a study file that ships") from error
     return parse_study(_filled(content, path.absolute().parent, paths or {}, str(path)), str(path))
 
 
@@ -59,18 +59,14 @@ def _filled(content: Any, folder: Path, paths: Mapping[str, str], name: str) -> 
         for key in ("source", "table", "path", "prompts", "weights"):
             if isinstance(holder.get(key), str):
                 holder[key] = str(folder / _WANTED.sub(fill, holder[key]))
-    missing = [path for path in dict.fromkeys(wanted) if not paths.get(path)]
-    if missing:
-        raise UserError(
-            f"{name} needs {len(missing)} more path{'s' * (len(missing) > 1)}: {', '.join(missing)}",
-            "add " + " ".join(f"--path {path}=PATH" for path in missing),
-        )
-    idle = sorted(set(paths) - set(wanted))
-    if idle:
-        raise UserError(
-            f"{name} has no path called {', '.join(idle)}",
-            f"its paths are {', '.join(dict.fromkeys(wanted))}" if wanted else "leave --path out",
-        )
+    wanted = list(dict.fromkeys(wanted))
+    idle, missing = sorted(set(paths) - set(wanted)), [path for path in wanted if not paths.get(path)]
+    said = [f"has no path called {', '.join(idle)}"] if idle else []
+    said += [f"needs {len(missing)} more path{'s' * (len(missing) > 1)}: {', '.join(missing)}"] if missing else []
+    if said:
+        known = f"its paths are {', '.join(wanted)}" if wanted else "it has no paths: leave --path out"
+        add = "add " + " ".join(f"--path {path}=PATH" for path in missing)
+        raise UserError(f"{name} {' and '.join(said)}", "; ".join([known] * bool(idle) + [add] * bool(missing)))
     return content
 
 
@@ -99,7 +95,7 @@ def parse_study(content: Any, name: str) -> Study:
     except ValidationError as error:
         unknown = unknown_keys(error)
         known = ", ".join(nearest_first(unknown, Study.model_fields))
-        remedy = f"mend these keys; a study has {known}" if unknown else "mend these keys"
+        remedy = f"the keys of a study are {known}" if unknown else f"correct {name}; docs/study.md has an example"
         raise UserError(f"{name}: {validation_problems(error, whole='study')}", remedy) from error
 
 
@@ -120,7 +116,7 @@ def read_train_config(path: Path | None, overrides: list[str]) -> TrainConfig:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path} is not readable YAML", "mend it, or give settings with --set") from error
+            raise UserError(f"{path} is not readable YAML", "correct it, or give settings with --set") from error
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             raise UserError(f"{path} holds no settings by name", "write it as lines of key: value")
     for text in overrides:
