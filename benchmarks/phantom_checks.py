@@ -173,12 +173,14 @@ def breast_exam(number: int, site: str, seed: int, size: int) -> list[dict[str, 
 def dense_areas(image: Any, anatomy: Any) -> list[float]:
     """Area %: pixels where gland fills more than a share of the local thickness, by share; muscle does not count."""
     gland = image.gland_mm.astype(np.float32)
-    gland = gland[:, ::-1] if image.side == "R" else gland
-    rows, columns = (min(a, b) for a, b in zip(gland.shape, anatomy.thickness.shape, strict=True))
-    part = np.s_[:rows, :columns]
-    thickness, muscle, breast = anatomy.thickness[part], anatomy.muscle[part], anatomy.breast[part]
-    counted = breast & (muscle < _SEEN_MUSCLE)
-    ratio = gland[part] / np.maximum(thickness, 1.0)
+    gland, seen = (array[:, ::-1] if image.side == "R" else array for array in (gland, image.breast))
+    # The image is the whole detector; the anatomy begins where the breast does.
+    rows, columns = anatomy.breast.shape
+    part = np.s_[anatomy.top : anatomy.top + rows, :columns]
+    if not np.array_equal(seen[part], anatomy.breast):
+        raise AssertionError(f"the breast of {image.side} {image.view} does not lie where its anatomy says")
+    counted = anatomy.breast & (anatomy.muscle < _SEEN_MUSCLE)
+    ratio = gland[part] / np.maximum(anatomy.thickness, 1.0)
     return [100 * float((ratio > share)[counted].mean()) for share in DENSE_SHARES]
 
 
@@ -186,7 +188,7 @@ def muscle_reaches(anatomy: Any, pitch_mm: float) -> bool:
     """Whether the pectoral muscle of an MLO comes down to the row of the nipple."""
     # Its edge is soft; below this share nobody would see it. The muscle is thinner at its lower end than at its top.
     rows = np.flatnonzero((anatomy.muscle > _SEEN_MUSCLE).any(axis=1))
-    return bool(len(rows) and (rows[-1] + 1) * pitch_mm >= anatomy.nipple_mm)
+    return bool(len(rows) and anatomy.y_mm(pitch_mm)[rows[-1]] + pitch_mm / 2 >= anatomy.nipple_mm)
 
 
 def spectra_rows(found: list[dict[str, Any]]) -> Iterator[Row]:

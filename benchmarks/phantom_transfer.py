@@ -37,7 +37,6 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-import densityclip.phantom
 from densityclip.artifacts import conform, git_revision, read_json, write_json, write_text
 from densityclip.density import CATEGORIES
 from densityclip.dicom.image_file import IMAGE_EXTENSIONS
@@ -45,6 +44,7 @@ from densityclip.imaging.cache import Cache, build_cache
 from densityclip.imaging.prepare import prepare_pixels
 from densityclip.imaging.recipe import Recipe
 from densityclip.imaging.worker import PreparedImage, Timed
+from densityclip.phantom.generate import generator_hash
 from densityclip.phantom.population import draw_woman
 from densityclip.phantom.sites import SITES
 from densityclip.reasons import Refused
@@ -68,15 +68,6 @@ _PARTS = {0: "validation", 1: "calibration", **dict.fromkeys(range(2, 6), "test"
 
 def part_of(number: int) -> str:
     return _PARTS.get(number % 20, "train")
-
-
-def phantom_hash() -> str:
-    """Of the code that makes the images: another look needs another set."""
-    folder = Path(densityclip.phantom.__file__).parent
-    seen = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        seen.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return seen.hexdigest()[:12]
 
 
 def set_index(site: str, seed: int, exams: int) -> pl.DataFrame:
@@ -149,7 +140,7 @@ class Generating(AbstractContextManager["Generating"]):
 def make_set(options: argparse.Namespace, recipe: Recipe) -> Cache:
     """The prepared set, made or found."""
     name = f"{options.site}-{options.exams}-{options.size}-{options.slice_mm}-{options.data_seed}"
-    folder = options.out / f"set-{name}-{recipe.recipe_hash[:8]}-{phantom_hash()}"
+    folder = options.out / f"set-{name}-{recipe.recipe_hash[:8]}-{generator_hash()}"
     index = set_index(options.site, options.data_seed, options.exams)
     engine = Generating(options.site, options.data_seed, options.size, options.slice_mm, recipe, options.workers)
     began = time.perf_counter()
@@ -198,6 +189,7 @@ def train_seed(seed: int, cache_folder: Path, out: Path, options: argparse.Names
         validate_every=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
+        layer_decay=1,  # from random weights no layer has anything to keep
         seed=seed,
         threads=1 if options.workers > 1 else 2,
     )

@@ -52,7 +52,7 @@ def a_store(slices: list[int]) -> ImageStore:
 
 @pytest.mark.parametrize("piece", [1, 4, 7, 100])
 def test_an_images_probabilities_are_the_mean_of_its_slices_however_they_are_cut_into_pieces(monkeypatch, piece):
-    monkeypatch.setattr(scoring, "_PIECE", piece)
+    monkeypatch.setattr(scoring, "PIECE", piece)
     slices = [1, 5, 9, 1, 3]
     store, scorer = a_store(slices), Scorer()
 

@@ -1,6 +1,7 @@
 """Write a generated site: exams as DICOM in the folders and tables of the site's layout, and the truth."""
 
 import csv
+import hashlib
 import io
 import logging
 import os
@@ -31,9 +32,6 @@ from densityclip.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
-# Raise it whenever the same order would give other images, ids or tables: a folder that another version began is left
-# alone instead of mixed.
-GENERATOR = 2
 # The number of an exam has six digits in the ids.
 MOST_EXAMS = 1_000_000
 TRUTH_COLUMNS = (
@@ -75,7 +73,16 @@ class _Order:
     size: int
     slice_mm: float
     volumes: bool
-    generator: int = GENERATOR
+    generator: str
+
+
+def generator_hash() -> str:
+    """Of the code that makes the exams: a folder that other code began is left alone instead of mixed."""
+    folder = Path(__file__).parent
+    seen = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        seen.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return seen.hexdigest()[:12]
 
 
 def where_to_index(site: str, out: Path) -> tuple[str, Path, Path | None]:
@@ -120,7 +127,9 @@ def generate(
     """
     _check(site, exams, seed, workers)
     make_grid(size, slice_mm)
-    order = _Order(site=site, seed=seed, size=size, slice_mm=float(slice_mm), volumes=volumes)
+    order = _Order(
+        site=site, seed=seed, size=size, slice_mm=float(slice_mm), volumes=volumes, generator=generator_hash()
+    )
     _claim(out, asdict(order))
     _refuse_fewer(out, order, exams)
     layout = LAYOUTS[SITES[site].layout]

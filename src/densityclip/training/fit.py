@@ -28,7 +28,7 @@ from densityclip.model.biomedclip import image_size, load_foundation, model_file
 from densityclip.model.prompts import Prompts, read_prompts
 from densityclip.model.weights_check import origin
 from densityclip.probability.aggregate import log_probabilities
-from densityclip.probability.calibrate import Calibration, fit_calibration, prior_shift
+from densityclip.probability.calibrate import Calibration, fit_calibration
 from densityclip.probability.exam_rule import fit_joining
 from densityclip.records import GENERATED_LABEL, Level, Part, Status
 from densityclip.training.class_balance import ClassBalance
@@ -114,8 +114,9 @@ def fit(
     elif not _run(task, out, config, progress):
         return bundle  # another process of this training writes it
     write_history(out, task.history)
-    start = at_size(load_foundation(foundation_folder), (recipe.height, recipe.width))
-    task.finish(start)
+    # The foundation model once more, in which nothing was trained, where the answer lies between the two.
+    size, between = (recipe.height, recipe.width), config.interpolation < 1
+    task.finish(at_size(load_foundation(foundation_folder), size) if between else None)
     trained = replace(foundation, clip=task.clip)
     described: dict[str, Any] = {"training": request, "foundation": came_from}
     described["data"] = data | training_summary(train, config, task.balance)
@@ -327,9 +328,7 @@ def _calibrate(
     """Put the training's frequencies back, fit the temperatures, choose the rule for exams."""
     from densityclip.training.scoring import scorer_of
 
-    scorer = scorer_of(classifier)
-    shift = prior_shift(np.bincount(task.batches.store.labels, minlength=4).tolist(), task.balance.prior)
-    return calibrate(scorer, validation, calibration, task.config.modalities, shift)
+    return calibrate(scorer_of(classifier), validation, calibration, task.config.modalities, task.prior_shift)
 
 
 def calibrate(

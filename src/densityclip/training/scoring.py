@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from densityclip.evaluation.metrics import macro_auc
-from densityclip.probability.aggregate import softmax
+from densityclip.probability.aggregate import log_probabilities, softmax
+from densityclip.probability.calibrate import Calibration
 from densityclip.training.batches import ImageStore
 
 # Slices that go through the tower at a time.
@@ -53,9 +54,22 @@ def mean_probabilities(scorer: Scorer, store: ImageStore, modalities: Sequence[s
     return np.asarray(np.add.reduceat(np.concatenate(pieces), starts, axis=0) / store.slices[:, None])
 
 
-def macro_auc_by_modality(scorer: Scorer, store: ImageStore, modalities: Sequence[str]) -> dict[str, float]:
-    """Macro AUC of each modality's images in a store."""
-    probabilities = mean_probabilities(scorer, store, modalities)
+def macro_auc_by_modality(
+    scorer: Scorer, store: ImageStore, modalities: Sequence[str], shift: tuple[float, ...] = Calibration().prior_shift
+) -> dict[str, float]:
+    """Macro AUC of each modality's images in a store.
+
+    One category's AUC against the rest depends on the prior that the probabilities carry: what is to be compared must
+    be scored as it would be delivered.
+
+    Args:
+        scorer: The model.
+        store: The images.
+        modalities: Names in the order of the store's modality index.
+        shift: What puts the frequencies back, of `calibrate.prior_shift`. No temperature: none is fitted yet.
+    """
+    delivered = Calibration(prior_shift=shift)
+    probabilities = delivered.apply(log_probabilities(mean_probabilities(scorer, store, modalities)))
     return {
         name: macro_auc(store.labels[store.modalities == index], probabilities[store.modalities == index])
         for index, name in enumerate(modalities)

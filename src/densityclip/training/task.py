@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from densityclip.density import CATEGORIES
 from densityclip.model.adapt import add_lora, choose_trained, interpolated, merge_lora, parameter_groups
 from densityclip.model.biomedclip import Foundation
 from densityclip.model.classifier import (
@@ -25,6 +26,7 @@ from densityclip.model.classifier import (
     tokenise,
 )
 from densityclip.model.prompts import Prompts
+from densityclip.probability.calibrate import prior_shift
 from densityclip.training.batches import Batch, ImageStore, TrainingBatches, seed_for
 from densityclip.training.class_balance import ClassBalance, class_balance
 from densityclip.training.config import TrainConfig
@@ -79,6 +81,7 @@ class ContrastiveTask(lightning.LightningModule):
 
     Attributes:
         balance: What is done about the categories' frequencies.
+        prior_shift: What puts the frequencies of the training images back into its answers.
         history: Rows of `training.csv`, kept in the checkpoint so that a resumed run has them once.
         average: Moving average of the trained weights by name, where one is kept.
     """
@@ -110,6 +113,8 @@ class ContrastiveTask(lightning.LightningModule):
         self._choose_trained("full" if config.adaptation == "lp-ft" else config.adaptation)
         self._register_captions()
         self.balance = balance_of(batches, config)
+        counts = np.bincount(batches.store.labels, minlength=len(CATEGORIES))
+        self.prior_shift = prior_shift(counts.tolist(), self.balance.prior)
         self.register_buffer("class_weights", torch.tensor(self.balance.weights).float(), False)
         self.register_buffer("adjustment", torch.tensor(self.balance.adjustment).float(), False)
         drawn = batches.sampler.shares
@@ -275,14 +280,16 @@ class ContrastiveTask(lightning.LightningModule):
         self._stop_using_average()
 
     def validate_now(self) -> dict[str, float]:
-        """Score the model as it stands on the validation part, and record it.
+        """Score the model as it stands on the validation part, its frequencies put back as in its answers; record it.
 
         Raises:
             NotFinite: The weights are not.
         """
         if not all(bool(torch.isfinite(value).all()) for value in self._trained().values()):
             raise NotFinite("weights", self.global_step)
-        scores = macro_auc_by_modality(scorer_of(self.classifier()), self.validation, self.config.modalities)
+        scores = macro_auc_by_modality(
+            scorer_of(self.classifier()), self.validation, self.config.modalities, self.prior_shift
+        )
         values = {f"validation/macro_auc/{name}": score for name, score in scores.items()}
         self.record(values | {SELECTED_BY: min(scores.values())})
         return scores
@@ -300,13 +307,17 @@ class ContrastiveTask(lightning.LightningModule):
         self._beside = {}
 
     @torch.no_grad()
-    def finish(self, start: Foundation) -> None:
-        """Make the model that is delivered: average, low-rank matrices merged, moved towards the start."""
+    def finish(self, start: Foundation | None = None) -> None:
+        """Make the model that is delivered: average, low-rank matrices merged, moved towards the start.
+
+        Args:
+            start: The foundation model, where `interpolation` is below 1.
+        """
         self._use_average()
-        names = [name for name, _ in start.clip.named_parameters()]
         if self._adapted:
             self.clip = merge_lora(self._adapted[0])
-        if self.config.interpolation < 1:
+        if start is not None:
+            names = [name for name, _ in start.clip.named_parameters()]
             state = interpolated(start.clip.state_dict(), self.clip.state_dict(), self.config.interpolation, names)
             self.clip.load_state_dict(state)
         self.clip.requires_grad_(True)
@@ -320,7 +331,6 @@ class ContrastiveTask(lightning.LightningModule):
         )
         learned = list(self.modality_weights.parameters())
         groups.append({"params": learned, "lr": _WEIGHT_RATE, "weight_decay": 0.0})
-        groups = [group for group in groups if group["params"] or group is groups[-1]]
         # Under float16 the fused optimiser takes out the loss's scale by itself, after the clipping.
         optimizer = torch.optim.AdamW(groups, fused=config.precision != "16-mixed")
 
