@@ -12,8 +12,6 @@ from densityclip.errors import UserError
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ADAPTATIONS = ("zero-shot", "linear-probe", "lora", "lp-ft", "full")
-
 # The last map of a tower into the shared space, in timm's, Hugging Face's and open_clip's own towers.
 _IMAGE_PROJECTION = re.compile(r"^visual\.(head\.|proj$)")
 _TEXT_PROJECTION = re.compile(r"^(text\.)?(proj\.|text_projection)")

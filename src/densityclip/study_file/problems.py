@@ -21,7 +21,7 @@ def validation_problems(error: ValidationError, *, whole: str = "") -> str:
             said.append(f"{place} is not a setting")
             continue
         if problem["type"] in ("tuple_type", "list_type"):
-            message = "write a list, such as [DM, s2D]"
+            message = "write a list in brackets, such as [one, two], or [] for none"
         elif problem["type"] == "dict_type":
             message = "write names with values, such as {DM: 1, s2D: 2}"
         said.append(f"{place}: {message}" if place else message)

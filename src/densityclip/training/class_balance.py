@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densityclip.errors import UserError
+from densityclip.training.config import ClassWeights
 
-CLASS_WEIGHTS = ("none", "inverse-frequency", "effective-number", "logit-adjustment")
+CLASS_WEIGHTS: tuple[str, ...] = get_args(ClassWeights)
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,25 @@ def class_balance(
     *,
     loss: str,
     beta: float = 0.999,
-    strength: float = 1.0,
 ) -> ClassBalance:
     """What a training does about its categories' frequencies, and the prior that its logits then carry.
 
     A loss over the captions of a batch compares an image with n_k captions of category k, so the frequency cancels and
     the logits go to ln(w_k p(x|k)); a loss over the four categories has it and goes to ln(w_k f_k p(x|k)), where f are
-    the frequencies drawn. Adding `strength * ln(f)` to the logits while training takes f to that power out of either.
+    the frequencies drawn. Adding ln(f) to the logits while training takes f out of either.
 
     Args:
         counts: Training images per category.
         drawn: Share of each category among the images that the sampler draws.
         scheme: One of `CLASS_WEIGHTS`.
-        loss: One of `losses.LOSSES`.
+        loss: One of `config.Loss`.
         beta: Of `effective-number`.
-        strength: Of `logit-adjustment`; 1 is the balanced optimum of arXiv:2007.07314.
     """
     share = np.asarray(drawn, dtype=float)
     present = share > 0
     weights = class_weights(counts, scheme, beta=beta)
     weights = weights / (weights @ share)
     log_share = np.log(np.where(present, share, 1.0))
-    adjustment = strength * log_share if scheme == "logit-adjustment" else np.zeros_like(share)
+    adjustment = log_share if scheme == "logit-adjustment" else np.zeros_like(share)
     prior = weights * np.exp(-adjustment) * (share if loss == "class-prompt" else 1.0)
     return ClassBalance(weights, adjustment, np.where(present, prior, 0.0) / prior[present].sum())

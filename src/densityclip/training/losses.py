@@ -14,8 +14,6 @@ from torch.nn import functional
 
 from densityclip.density import CATEGORIES
 
-LOSSES = ("infonce", "multi-positive", "class-prompt", "ordinal")
-
 
 def infonce(
     images: Tensor, texts: Tensor, labels: Tensor, logit_scale: Tensor, adjustment: Tensor | None = None

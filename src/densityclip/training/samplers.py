@@ -1,11 +1,14 @@
 """Which image is drawn when: a function of (seed, place), so a killed training needs no sampler state."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLERS = ("natural", "class-balanced", "modality-class")
+from densityclip.training.config import SamplerName
+
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 
 # Uniform numbers that belong to one draw of one image: slice, wording, caption, eight of the augmentation, noise seed.
 DRAWS = 12

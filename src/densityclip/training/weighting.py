@@ -1,6 +1,7 @@
 """How much a modality counts in the loss, moving with the training."""
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ from torch.nn import functional
 
 from densityclip.density import CATEGORIES
 from densityclip.errors import UserError
+from densityclip.training.config import ModalityWeightsName
 
-MODALITY_WEIGHTS = ("none", "fixed", "moving-average", "group-dro", "uncertainty")
+MODALITY_WEIGHTS: tuple[str, ...] = get_args(ModalityWeightsName)
 
 _LOW, _HIGH = 0.5, 2.0
 
