@@ -28,7 +28,7 @@ def test_an_unknown_key_is_told_with_the_nearest_known_one_first():
     ("text", "says"),
     [
         ("steps=0", "steps: Input should be greater than or equal to 1"),
-        ("modalities=3", "modalities: write a list, such as [DM, s2D]"),
+        ("modalities=3", "modalities: write a list in brackets, such as [one, two], or [] for none"),
         ("modalities=[DM, DMM]", "modalities: modalities must be distinct words of DM, s2D, DBT"),
         ("fixed_modality_weights=DM", "fixed_modality_weights: write it as DM:1,s2D:2,DBT:1"),
         ("steps=60", "training settings: steps (60) must be a multiple of validate_every (50)"),

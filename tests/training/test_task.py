@@ -217,7 +217,7 @@ def test_lp_ft_moves_the_projections_first_and_then_everything(small_foundation:
     [
         {},
         {"adaptation": "lp-ft", "probe_share": 0.4, "modality_weights": "group-dro"},
-        {"loss": "class-prompt", "chunk_size": 3},
+        {"loss": "class-prompt", "chunk_size": 3, "modality_weights": "uncertainty"},
     ],
 )
 def test_two_processes_have_the_losses_and_gradients_of_one(small_foundation: Path, tmp_path: Path, settings):
