@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from small_study import tiny
 
+from densityclip.artifacts import write_json
 from densityclip.errors import UserError
 from densityclip.steps import TrainingStopped
+from densityclip.study.telling import _stopped
 from densityclip.study.trainings import fit_or_finish
 from densityclip.training.engine import STOPPED
 
@@ -54,3 +57,16 @@ def test_without_a_validation_or_out_of_memory_there_is_nothing_to_take(how: dic
     with pytest.raises(TrainingStopped):
         fit_or_finish("arm", tmp_path, train, finish=True)
     assert calls == [False]
+
+
+def test_the_report_names_the_trainings_that_were_taken_before_their_end(tmp_path: Path):
+    study = tiny(folds=2)
+    models = {member: tmp_path / member.folder for member in study.members()}
+    for number, folder in enumerate(models.values()):
+        ended = {"stopped_after": 120} if number == 1 else {}
+        write_json(folder / "bundle" / "provenance.json", {"data": {}} | ended)
+    (said,) = _stopped(models)
+    assert said.endswith("taken at the best validation before: both fold 1 seed 0 after 120 steps.")
+    (list(models.values())[1] / "bundle" / "provenance.json").unlink()
+    write_json(list(models.values())[1] / "bundle" / "provenance.json", {"data": {}})
+    assert _stopped(models) == []
