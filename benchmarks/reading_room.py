@@ -31,7 +31,7 @@ from unittest import mock
 
 
 class Clock:
-    """Processor seconds by name, of the thread that spends them; inner ones are taken off outer ones."""
+    """Processor seconds by name, of the thread that spends them; none of the names calls another."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -96,7 +96,8 @@ def main() -> None:
         predictor = Predictor(bundle, device="cpu")
         begun, clock = time.process_time() - start, Clock()
         # The tower is loaded, once: what follows is what each exam costs.
-        with mock.patch("densityclip.inference.predictor.Predictor", return_value=predictor), clock.counting():
+        # Counting comes first: it wraps methods of the class that the other stands in for.
+        with clock.counting(), mock.patch("densityclip.inference.predictor.Predictor", return_value=predictor):
             start, wall = time.process_time(), time.perf_counter()
             steps.predict(found, bundle, Path(folder) / "out", report=True, overlay=options.overlay)
             total, wall = time.process_time() - start, time.perf_counter() - wall
