@@ -184,6 +184,12 @@ def test_stow_whose_answer_names_a_failure_confirms_nothing(web, answer):
     assert WebPeer(web.url).send([answer]) == []
 
 
+def test_stow_whose_answer_names_no_failure_among_the_failures_is_confirmed(web, answer):
+    # What Orthanc says of an object that it has already, as after a kill between sending and noting it.
+    web.answer = b'{"00081198": {"vr": "SQ"}, "00081190": {"vr": "UR", "Value": ["x"]}}'
+    assert WebPeer(web.url).send([answer]) == [answer]
+
+
 def test_a_web_peer_that_is_down_is_said_to_be_down(answer):
     with pytest.raises(PeerError):
         WebPeer(f"http://127.0.0.1:{free_port()}/dicom-web").send([answer])

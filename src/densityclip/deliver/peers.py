@@ -139,7 +139,8 @@ class WebPeer:
                 if confirmed:
                     break
                 raise PeerError(type(error).__name__) from error
-            if "FailedSOPSequence" not in answer:
+            # Orthanc names failures, none of them, where it has the object already.
+            if not answer.get("FailedSOPSequence"):
                 confirmed.append(path)
         return confirmed
 
