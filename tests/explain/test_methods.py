@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from densityclip.errors import UserError
-from densityclip.explain.methods import METHOD_WORDS, METHODS, method_maps
+from densityclip.explain.methods import METHOD_WORDS, METHODS, method_maps, picture_method
 from densityclip.explain.targets import TARGETS, score
 
 
@@ -185,3 +185,11 @@ def test_score_is_one_number_an_image_whatever_the_float_type(target):
     expected = torch.stack([SCORES[target](row.float()) for row in logits])
     assert score(logits, target).dtype == torch.float32
     torch.testing.assert_close(score(logits, target), expected)
+
+
+@pytest.mark.parametrize(("pool", "method"), [("token", "attention"), ("avg", "gradcam")])
+def test_pictures_beside_predictions_use_attention_where_the_tower_allows_it(pool: str, method: str):
+    tower = VisionTransformer(
+        img_size=(144, 128), patch_size=16, embed_dim=32, depth=1, num_heads=2, num_classes=0, global_pool=pool
+    )
+    assert picture_method(tower) == method

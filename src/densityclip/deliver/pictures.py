@@ -74,8 +74,8 @@ def draw_twice(
     from densityclip.explain.drawing import overlay_pngs, picture_note
 
     own = _scale(maps)
-    ends = [(_key(), own)] if scale_max is None else [(_key(), own), (_key(), scale_max)]
     for item in maps:
+        ends = [(_key(item), top) for top in ((own,) if scale_max is None else (own, scale_max))]
         pictures = list(overlay_pngs(item, ends, note=picture_note(bundle)))
         yield str(item.row["image_id"]), pictures[0], pictures[-1]
 
@@ -98,7 +98,7 @@ def _layers(item: "StoredMap", scale_max: float) -> Layers:
     rows, columns = image.shape
     width, height = fit_size(rows, columns, _LAYER_BOX_PX)
     size = (min(width, columns), min(height, rows))
-    heat = shrink(to_original(item.tokens[_key()], item.geometry), size)
+    heat = shrink(to_original(item.tokens[_key(item)], item.geometry), size)
     level = np.clip(heat / np.float32(scale_max), 0.0, 1.0)
     alpha = np.round(heat_opacity(level) * 255)[..., None]
     colours = heat_colours()[np.round(level * 255).astype(np.intp)]
@@ -109,14 +109,12 @@ def _layers(item: "StoredMap", scale_max: float) -> Layers:
     )
 
 
-def _key() -> tuple[str, str]:
-    from densityclip.explain.methods import METHODS
-    from densityclip.explain.targets import DENSITY_SCORE
-
-    return METHODS[0], DENSITY_SCORE
+def _key(item: "StoredMap") -> tuple[str, str]:
+    """The one method and target of the pictures."""
+    return next(iter(item.tokens))
 
 
 def _scale(maps: Sequence["StoredMap"]) -> float:
     from densityclip.explain.paint import shared_scale
 
-    return shared_scale([item.tokens[_key()] for item in maps])
+    return shared_scale([item.tokens[_key(item)] for item in maps])

@@ -84,7 +84,7 @@ def _add_description(capture: Dataset, source: SourceImage, number: int) -> None
     capture.BurnedInAnnotation = "YES"
     capture.PatientOrientation = ""
     capture.ImageComments = NOTICE
-    capture.DerivationDescription = "Heat map (GradCAM) over the image that is named as its source"
+    capture.DerivationDescription = "Heat map of what raised the density score, over the source image"
     # Once lossy, always lossy: pixels that derive from a lossy image say so (PS3.3 C.7.6.1.1.5).
     for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if keyword in source.header:

@@ -64,6 +64,15 @@ def attention_maps(
         return {target: _map(attention, _gradients(score(logits, target), attention), tower) for target in targets}
 
 
+def reads_attention(trunk: nn.Module) -> bool:
+    """Whether `attention_maps` serves this tower."""
+    try:
+        _cls_tower(trunk)
+    except UserError:
+        return False
+    return True
+
+
 def _cls_tower(trunk: nn.Module) -> VisionTransformer:
     """The trunk, known to be a ViT for which the row of the CLS token is the answer's row."""
     tower = vit_tower(trunk, _NAME)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densityclip.explain.followers import as_fat
-from densityclip.explain.methods import METHODS, method_maps
+from densityclip.explain.methods import method_maps, picture_method
 from densityclip.explain.targets import DENSITY_SCORE
 from densityclip.imaging.geometry import Geometry
 from densityclip.imaging.prepare import Prepared
@@ -126,7 +126,7 @@ def score_of(classifier: "DensityClassifier", modality: str | None) -> "Callable
 def map_images(
     predictor: Predictor,
     images: Iterable[PredictedImage],
-    methods: Sequence[str] = METHODS[:1],
+    methods: Sequence[str] | None = None,
     targets: Sequence[str] = (DENSITY_SCORE,),
 ) -> Iterator[ImageMap]:
     """Maps of predicted images, a batch at a time as `Predictor.predict_files`; refused ones are passed over.
@@ -134,12 +134,13 @@ def map_images(
     Args:
         predictor: The model that predicted them.
         images: Of `Predictor.predict_files`.
-        methods: Some of `METHODS`.
+        methods: Some of `METHODS`; that of `picture_method` if not given.
         targets: Some of `TARGETS`.
 
     Yields:
         One an image, in their order; memory does not grow with their number.
     """
+    methods = methods or (picture_method(trunk_of(predictor.classifier)),)
     for batch in in_batches((image for image in images if image.prepared), _BATCH):
         yield from _mapped(predictor, batch, methods, targets)
 
