@@ -16,6 +16,7 @@ from densityclip.explain.figures import (
     AGAINST,
     DELETION,
     EMPTY,
+    EVERYTHING,
     FLAT,
     INSERTION,
     NOISE,
@@ -29,6 +30,7 @@ from densityclip.explain.figures import (
 from densityclip.explain.followers import BREAST, BRIGHTNESS, CENTRE, as_fat, follower_maps, patch_means
 from densityclip.explain.geometry import to_canvas, to_original
 from densityclip.explain.maps import ImageMap, pixel_maps, score_of, to_tower, trunk_of
+from densityclip.explain.methods import SLOW
 from densityclip.explain.regions import energy_shares, regions_of
 from densityclip.explain.sanity import randomised
 from densityclip.explain.targets import DENSITY_SCORE
@@ -154,7 +156,8 @@ def randomised_figures(
 ) -> Iterator[tuple[int, str, str, int, float]]:
     """How much of each map is left when the tower is randomised from its output down, block by block.
 
-    Block by block once; with everything randomised `SHUFFLES` times, because the verdict rests on it.
+    Block by block once, and not by a slow method; with everything randomised `SHUFFLES` times: the verdict rests
+    on it.
 
     Args:
         items: A sample of images: the cost is that of mapping each of them once a block and shuffle.
@@ -167,8 +170,9 @@ def randomised_figures(
     methods = [method for method, target in items[0].slices if target == DENSITY_SCORE]
     for shuffle in range(SHUFFLES):
         for part, changed in randomised(classifier, trunk_of, shuffle, whole_only=shuffle > 0):
-            for place, item, maps in _mapped_again(changed, items, methods):
-                for method in methods:
+            some = [method for method in methods if part == EVERYTHING or method not in SLOW]
+            for place, item, maps in _mapped_again(changed, items, some):
+                for method in some:
                     before = item.slices[method, DENSITY_SCORE][item.middle]
                     value = abs(sameness(before, maps[method], item.shown.mask))
                     if np.isfinite(value):

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 METHODS: tuple[str, ...] = ("gradcam", "attention", "occlusion")
+# It runs the tower once a window: what is done again and again is not done with it.
+SLOW = ("occlusion",)
 METHOD_WORDS = {"gradcam": "GradCAM", "attention": "Attention with gradient", "occlusion": "Occlusion by fat"}
 METHOD_UNITS = {
     "gradcam": "activation x gradient",
