@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from densityclip.explain import drawing
+from densityclip.explain.drawing import Original, draw_sheet, overlay_pngs
 from densityclip.explain.overlay import Panel, contact_sheet, draw_overlay
 from densityclip.explain.paint import (
     OUTLINE,
     blend,
+    cut_middle,
     draw_outline,
     font,
     heat_colours,
@@ -23,6 +27,11 @@ from densityclip.explain.paint import (
     shrink,
     wrap,
 )
+from densityclip.explain.stored import StoredMap, exams_apart
+from densityclip.imaging.geometry import Geometry
+from densityclip.imaging.recipe import Slab
+
+KEY = ("gradcam", "density-score")
 
 PICTURE = (slice(60, 740), slice(20, 590))  # where an overlay with one title line shows its image
 
@@ -211,16 +220,96 @@ def test_a_panel_without_a_column_is_refused_rather_than_left_out():
         contact_sheet([panel("A", "DBT", 0.0)], columns=["DM"], title="t", scale_max=1.0)
 
 
-def test_a_shrunk_panel_draws_the_same_sheet_but_for_resampling():
+def original(path: str = "a.png", **row: str | None) -> Original:
+    """An image of 1000 x 700 with a map of its own shape, seen whole by the model on a canvas of 100 x 70."""
     rows, columns = np.mgrid[:1000, :700]
-    image = 0.5 + 0.4 * np.sin(rows / 90) * np.cos(columns / 60)
+    image = (0.5 + 0.4 * np.sin(rows / 90) * np.cos(columns / 60)).astype(np.float32)
     outline = (rows - 500) ** 2 / 400**2 + columns**2 / 500**2 < 1
-    full = Panel(image=image, heat=image, category="B", modality="DM", outline=outline, token_px=(70, 70))
+    place = Geometry(
+        rows=1000, columns=700, flipped=False, crop_top=0, crop_left=0, crop_rows=1000, crop_columns=700,
+        canvas_rows=100, canvas_columns=70, top=0, left=0, scaled_rows=100, scaled_columns=70,
+    )  # fmt: skip
+    facts = {"image_id": "a", "path": path, "modality": "DM", "density": "B", "exam_id": "e", **row}
+    maps = StoredMap(
+        row=facts,
+        geometry=place,
+        slab=Slab(range(1)),
+        mask=outline[::10, ::10],
+        tokens={KEY: image[50::100, 50::100]},
+        probabilities=np.array([0.1, 0.6, 0.2, 0.1]),
+    )
+    return Original(maps, image, outline)
+
+
+def test_a_shrunk_original_draws_the_same_sheet_but_for_resampling():
+    full = original()
     small = full.shrunk(500)
     assert max(small.image.shape) == 500
-    assert small.token_px == pytest.approx((35, 35))
-    sheets = [pixels(contact_sheet([p], columns=["DM"], title="t", scale_max=1.0)) for p in (full, small)]
+    assert small.token_px(KEY) == pytest.approx((50, 50))
+    assert full.token_px(KEY) == pytest.approx((100, 100))
+    sheets = [pixels(draw_sheet([one], KEY, 1.0, "t")) for one in (full, small)]
     assert np.abs(sheets[0] - sheets[1]).mean() < 1.0
+
+
+def test_what_a_picture_says_of_itself_is_whole_to_its_last_word():
+    for note in (
+        "The map is empty: nothing raised the score. Research use only. This model was trained on generated exams",
+        "The map is empty: nothing raised the score. Research use only. Of 1,234,567 images that this model learned "
+        "from, 1,234,567 were",
+    ):
+        image = np.zeros((50, 50))
+        one, other = (draw_overlay(image, image, 1.0, title=["a", "b"], note=f"{note} {end}.") for end in ("x", "o"))
+        assert one != other
+        ends = [f"{note} {end}." for end in ("generated", "otherwise")]
+        assert draw_sheet([original()], KEY, 1.0, "t", note=ends[0]) != draw_sheet(
+            [original()], KEY, 1.0, "t", note=ends[1]
+        )
+
+
+def test_ids_that_differ_anywhere_near_their_ends_are_drawn_apart():
+    image = np.zeros((50, 50))
+    ids = [f"2.25.{start}735270742893239741037759458588763796375634899952094622{end}" for start in "12" for end in "12"]
+    assert len({draw_overlay(image, image, 1.0, title=[name]) for name in ids}) == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="abc WMi.", max_size=80), st.integers(30, 200))
+def test_a_text_without_its_middle_keeps_both_ends_and_its_width(text, width):
+    made = cut_middle(text, font(16), width)
+    assert font(16).getlength(made) <= width
+    if made != text:
+        start, _, end = made.partition("…")
+        assert text.startswith(start)
+        assert text.endswith(end)
+        assert 0 <= len(start) - len(end) <= 1
+
+
+def test_a_panel_without_a_stated_view_has_the_name_of_its_file(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(drawing, "contact_sheet", lambda panels, **_: seen.extend(panels) or b"")
+    draw_sheet([original("c/one.png"), original("two.dcm", laterality="L", view="CC")], KEY, 1.0, "t")
+    assert [panel.caption[0] for panel in seen] == ["one.png", "L CC"]
+
+
+def test_where_there_is_no_answer_none_is_drawn():
+    one = original()
+    plain, held = (next(overlay_pngs(one, [(KEY, 1.0)], withheld=held)) for held in (False, True))
+    differs = (pixels(plain) != pixels(held)).any(axis=-1)
+    assert differs.any()
+    # Only in the words beside the picture: the heat and the probabilities stay.
+    assert np.argwhere(differs)[:, 1].min() >= 880 - 250 - 18
+
+
+def test_exams_are_apart_whose_breasts_images_are_more_than_two_categories_apart():
+    sure = {name: np.eye(4)[k] for k, name in enumerate("ABCD")}
+    exams = {"far": ("L", "A", "L", "D"), "near": ("L", "A", "L", "C"), "sides": ("L", "A", "R", "D")}
+    maps = [
+        replace(original(exam_id=exam, laterality=side).maps, probabilities=sure[says])
+        for exam, four in exams.items()
+        for side, says in (four[:2], four[2:])
+    ]
+    assert exams_apart(maps) == {"far"}
+    assert exams_apart([]) == set()
 
 
 def test_cropping_keeps_image_heat_and_outline_together():

@@ -1,7 +1,8 @@
 """Commands that answer: predictions, their score, maps of where a model looked."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -103,7 +104,8 @@ def explain(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="density-score, expected-density, A, B, C, D, or all; again for more.  [default: density-score]"
+            help="density-score (the one that figures are of), expected-density, A, B, C, D, or all; again for more.  "
+            "[default: density-score]"
         ),
     ] = None,
     figures: Annotated[bool, typer.Option(help="Measure the maps: ten to a hundred times the work of mapping.")] = True,
@@ -117,15 +119,45 @@ def explain(
     methods, targets = steps.chosen_maps(method or (), target or ())
     bundle = open_model(model)
     with terminal.progress("explain") as report:
-        written, refused = steps.explain_source(
+        written = steps.explain_source(
             source, bundle, out, methods=methods, targets=targets, measured=figures, progress=report
+        )
+    _show_maps(written, out, figures)
+    exit_if(len(written["refused"]))
+
+
+def _show_maps(written: Mapping[str, Any], out: Path, figures: bool) -> None:
+    from densityclip import steps, terminal
+    from densityclip.explain.figures import FEWEST_PATIENTS
+
+    _show_refused(written["refused"])
+    for row in written["abstained"]:
+        terminal.say(f"No answer for exam {row['exam_id']} ({row['reason']}): its pictures name no category.")
+    if figures and not set(steps.DEFAULT_TARGETS) <= set(written["targets"]):
+        terminal.say("Nothing was measured: figures are of the density score, and --target leaves it out.")
+    elif figures and len(written["targets"]) > 1:
+        terminal.say("Figures are of the maps of the density score alone.")
+    patients = max((row["patients"] for row in written["figures"]), default=0)
+    if 0 < patients < FEWEST_PATIENTS:
+        said = f"{patients} patient{'s' * (patients != 1)}"
+        terminal.say(
+            f"The images are of {said}: fewer than {FEWEST_PATIENTS} have no interval, so no claim passes or fails."
         )
     for row in written["verdicts"]:
         terminal.say(
             f"{row['map']}: {row['claim']}: {row['verdict']}" + (f" ({row['figures']})." if row["figures"] else ".")
         )
-    terminal.say(f"{written['images']} images mapped, {refused} refused; see {out / 'sheet.png'}.")
-    exit_if(refused)
+    mapped = written["images"]
+    terminal.say(
+        f"{mapped} image{'s' * (mapped != 1)} mapped, {len(written['refused'])} refused; see {out / 'sheet.png'}."
+    )
+
+
+def _show_refused(rows: Sequence[Mapping[str, Any]]) -> None:
+    from densityclip import terminal
+
+    for row in rows[:10]:
+        terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
 
 
 def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
@@ -143,8 +175,7 @@ def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
     terminal.show_table(f"Predicted, {level} level{some}", (first, "density", "A", "B", "C", "D"), shown)
     images = table.filter(table["level"] == "image")
     refused = images.filter(images["status"] == "refused")
-    for row in refused.head(10).iter_rows(named=True):
-        terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
+    _show_refused(refused.to_dicts())
     for row in table.filter((table["level"] == "exam") & (table["status"] == "abstained")).iter_rows(named=True):
         terminal.say(f"No answer for the exam of {row['patient_id'] or '-'} ({row['reason']})")
     answers = images["predicted"].drop_nulls()

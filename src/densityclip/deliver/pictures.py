@@ -71,12 +71,14 @@ def draw_twice(
     Yields:
         Image id and both PNGs, image by image.
     """
-    from densityclip.explain.drawing import overlay_pngs, picture_note
+    from densityclip.explain.drawing import Original, overlay_pngs, picture_note
+    from densityclip.explain.stored import exams_apart
 
-    own = _scale(maps)
+    own, apart = _scale(maps), exams_apart(maps)
     for item in maps:
         ends = [(_key(item), top) for top in ((own,) if scale_max is None else (own, scale_max))]
-        pictures = list(overlay_pngs(item, ends, note=picture_note(bundle)))
+        withheld = item.row.get("exam_id") in apart
+        pictures = list(overlay_pngs(Original.of(item), ends, note=picture_note(bundle), withheld=withheld))
         yield str(item.row["image_id"]), pictures[0], pictures[-1]
 
 

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from densityclip.artifacts import SCHEMA_VERSION, atomic_path, file_stem, hash_json, write_json, write_manifest
 from densityclip.explain.consistency import Mapped, across_members, aligned, pairs, summary
-from densityclip.explain.drawing import draw_sheet, for_sheet, map_title, overlay_pngs, picture_name
+from densityclip.explain.drawing import Original, draw_sheet, for_sheet, map_title, overlay_pngs
 from densityclip.explain.figures import SHUFFLED
+from densityclip.explain.folder import CONTENT, FIGURES, MANIFEST, PAIRS, SHEET, picture_name
 from densityclip.explain.maps import ImageMap, Key
 from densityclip.explain.measure import image_figures, randomised_figures, sameness
 from densityclip.explain.paint import shared_scale
 from densityclip.explain.stored import read_maps, store_maps
 from densityclip.explain.summary import summarise, verdicts
 from densityclip.explain.targets import DENSITY_SCORE
+from densityclip.reasons import Reason
 
 if TYPE_CHECKING:
     from densityclip.model.classifier import DensityClassifier
@@ -42,6 +44,8 @@ class Gathered:
         aligned: Method to the maps of the density score in the frame that all breasts share.
         members: Method to those of models of other folds, a list a model.
         sample: A few images, for what is done again and again.
+        left_out: `image_id` and `reason` of each image that has no map.
+        withheld: Ids of exams without an answer, as the images of a breast disagree; their pictures name no category.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -50,6 +54,8 @@ class Gathered:
     aligned: dict[str, list[Mapped]] = field(default_factory=dict)
     members: dict[str, list[list[Mapped]]] = field(default_factory=dict)
     sample: list[ImageMap] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    withheld: list[str] = field(default_factory=list)
 
     def add_member(self, items: Iterable[ImageMap], progress: Callable[[int], None] | None = None) -> None:
         """Keep what another model's maps of the density score say of the same images."""
@@ -139,7 +145,7 @@ def write_atlas(
     """Draw what was gathered, and write its figures; `explain.json` comes last, so a folder that has it is whole.
 
     Args:
-        kept: Of `gather`, at least one image.
+        kept: Of `gather`.
         folder: Where the raw maps lie.
         scale: Upper end of the colour scale of each method and target.
         note: What every overlay says of itself.
@@ -152,17 +158,20 @@ def write_atlas(
         The content of `explain.json`.
     """
     rows = [row for row in kept.rows if drawn is None or row["image_id"] in drawn]
-    first = next(iter(scale))
+    chosen = {row["image_id"] for row in for_sheet(rows)} if sheets else set()
+    shown, first = [], next(iter(scale), ("", ""))
     for done, row in enumerate(rows, start=1):
-        pictures = overlay_pngs(read_maps(folder, row), scale.items(), note=note)
+        original = Original.of(read_maps(folder, row))
+        pictures = overlay_pngs(original, scale.items(), note=note, withheld=row["exam_id"] in kept.withheld)
         for key, picture in zip(scale, pictures, strict=True):
             _write(folder / picture_name(file_stem(str(row["image_id"])), key, first), picture)
+        shown += [original.shrunk()] if row["image_id"] in chosen else []
         if progress is not None:
             progress(done)
-    shown = [read_maps(folder, row) for row in for_sheet(rows)] if sheets else []
     for key, top in scale.items() if shown else ():
         words = f"{map_title(key)}{f': {title}' if title else ''}"
-        _write(folder / picture_name("sheet", key, first), draw_sheet(shown, key, top, words))
+        sheet = draw_sheet(shown, key, top, words, note=note, withheld=kept.withheld)
+        _write(folder / picture_name(SHEET, key, first), sheet)
     return _write_figures(kept, folder, scale)
 
 
@@ -175,11 +184,11 @@ def _write_figures(kept: Gathered, folder: Path, scale: Mapping[Key, float]) -> 
     methods = list(dict.fromkeys(method for method, _ in scale))
     figures = pl.DataFrame(kept.figures, schema=_FIGURE_TYPES)
     alike = {method: _alike(maps, kept.members.get(method, [])) for method, maps in kept.aligned.items()}
-    with atomic_path(folder / "figures.csv") as temporary:
+    with atomic_path(folder / FIGURES) as temporary:
         figures.write_csv(temporary)
     if alike:
         tables = [table.select(pl.lit(method).alias("map"), pl.all()) for method, table in alike.items()]
-        with atomic_path(folder / "pairs.csv") as temporary:
+        with atomic_path(folder / PAIRS) as temporary:
             pl.concat(tables).write_csv(temporary)
     means = summarise(figures)
     content = {
@@ -188,18 +197,20 @@ def _write_figures(kept: Gathered, folder: Path, scale: Mapping[Key, float]) -> 
         "targets": list(dict.fromkeys(target for _, target in scale)),
         "scale_max": {".".join(key): top for key, top in scale.items()},
         "images": len(kept.rows),
+        "refused": kept.left_out,
+        "abstained": [{"exam_id": exam, "reason": Reason.VIEWS_DISAGREE.value} for exam in kept.withheld],
         "figures": means,
         "consistency": [{"map": method} | row for method, table in alike.items() for row in summary(table)],
         "verdicts": verdicts(means, methods),
     }
     write_manifest(
-        folder / "explain.manifest.json",
+        folder / MANIFEST,
         step="explain",
         config={"methods": content["methods"], "targets": content["targets"], "scale_max": content["scale_max"]},
         inputs={"images": hash_json([row["image_id"] for row in kept.rows])},
-        counts={"images": len(kept.rows)},
+        counts={"images": len(kept.rows), "refused": len(kept.left_out)},
     )
-    write_json(folder / "explain.json", content)
+    write_json(folder / CONTENT, content)
     return content
 
 

@@ -17,11 +17,13 @@ from densityclip.explain.paint import (
     OUTLINE,
     TEXT,
     blend,
+    cut_middle,
     draw_colour_scale,
     draw_outline,
     draw_token_square,
     fit_size,
     font,
+    line_height,
     png_bytes,
     shrink,
     wrap,
@@ -41,6 +43,8 @@ _BETWEEN = 20
 _ROW_LABEL = 158
 _BAR_ROOM = 150
 _NARROWEST = 960
+_NOTES_BELOW = 420  # the colour scale of a sheet with its words
+_TITLE, _FINE = 20, 15  # of a sheet's head, pixels
 
 
 def draw_overlay(
@@ -49,9 +53,11 @@ def draw_overlay(
     scale_max: float,
     *,
     title: Sequence[str] = (),
+    note: str = "",
     label: str = "",
     outline: NDArray[np.bool_] | None = None,
     probabilities: Sequence[float] | None = None,
+    withheld: str = "",
     token_px: tuple[float, float] | None = None,
     unit: str = METHOD_UNITS["gradcam"],
 ) -> bytes:
@@ -61,10 +67,12 @@ def draw_overlay(
         image: `[rows, columns]` in `[0, 1]`, ready for display, in the original orientation.
         heat: `[rows, columns]`, raw; what is not positive stays grey.
         scale_max: Heat at the top of the colour scale; use one for all images that are compared.
-        title: Up to three lines above the picture, the first one bold.
+        title: Up to two lines above the picture, the first one bold; what is too long loses its middle.
+        note: What the picture says of itself, in up to three lines below the title.
         label: Side, view and modality.
         outline: `[rows, columns]`, the breast.
         probabilities: Of A, B, C, D.
+        withheld: Why there is no answer: stands in the place of the most probable category.
         token_px: Height and width of one token in pixels of the original.
         unit: What the colour scale counts.
 
@@ -77,19 +85,13 @@ def draw_overlay(
     _check(image, heat, outline, scale_max)
     sheet = Image.new("RGB", _SIZE, BACKGROUND)
     pen = ImageDraw.Draw(sheet)
-    top = _MARGIN
-    for number, line in enumerate(list(title)[:3]):
-        big, width = number == 0, _SIZE[0] - 2 * _MARGIN
-        top = write_lines(
-            pen,
-            (_MARGIN, top),
-            [line],
-            size=22 if big else 17,
-            width=width,
-            bold=big,
-            lines=1,
-            fill=TEXT if big else FAINT,
-        )
+    top, width = _MARGIN, _SIZE[0] - 2 * _MARGIN
+    for number, line in enumerate(title[:2]):
+        size, bold, fill = (22, True, TEXT) if number == 0 else (17, False, FAINT)
+        # The end of an id is what tells two of them apart.
+        kept = [cut_middle(line, font(size, bold), width)]
+        top = write_lines(pen, (_MARGIN, top), kept, size=size, width=width, bold=bold, fill=fill)
+    top = write_lines(pen, (_MARGIN, top), [note], size=16, width=width, fill=FAINT, lines=3)
     top += 8 if title else 0
     box = (_SIZE[0] - _SIDE - 3 * _MARGIN, _SIZE[1] - top - _MARGIN)
     picture = _overlay_picture(image, heat, scale_max, box, outline, token_px)
@@ -97,7 +99,7 @@ def draw_overlay(
     left = _SIZE[0] - _SIDE - _MARGIN
     y = write_lines(pen, (left, top), [label] if label else [], size=20, width=_SIDE, bold=True)
     if probabilities is not None:
-        y = _draw_probabilities(pen, (left, y + 8), _four(probabilities))
+        y = _draw_probabilities(pen, (left, y + 8), _four(probabilities), withheld)
     beyond = bool(np.max(heat, initial=0.0) > scale_max)
     _draw_legend(sheet, (left, y + 18), scale_max, unit, beyond, outline is not None, token_px)
     return png_bytes(sheet)
@@ -138,13 +140,16 @@ def _overlay_picture(
     return picture
 
 
-def _draw_probabilities(pen: ImageDraw.ImageDraw, at: tuple[int, int], values: NDArray[np.float64]) -> int:
-    """The most probable category in words, and the four probabilities as bars; the y below them."""
+def _draw_probabilities(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], values: NDArray[np.float64], withheld: str
+) -> int:
+    """The most probable category in words, or why there is no answer, and the four probabilities; the y below them."""
     left, y = at
-    best = str(predicted_category(values[None])[0])
-    pen.text((left, y), best, fill=TEXT, font=font(46, bold=True))
-    pen.text((left + 50, y + 4), "most probable", fill=FAINT, font=font(14))
-    below = write_lines(pen, (left + 50, y + 22), [WORDING[best]], size=17, width=_SIDE - 50)
+    best = "" if withheld else str(predicted_category(values[None])[0])
+    pen.text((left, y), best or "–", fill=TEXT, font=font(46, bold=True))
+    pen.text((left + 50, y + 4), "most probable" if best else "no answer", fill=FAINT, font=font(14))
+    words = WORDING[best] if best else withheld
+    below = write_lines(pen, (left + 50, y + 22), [words], size=17, width=_SIDE - 50)
     y = max(y + 62, below + 10)
     for category, value in zip(CATEGORIES, values, strict=True):
         fill, right = _BAR[category != best], left + _SIDE - 52
@@ -193,7 +198,7 @@ class Panel:
         heat: `[rows, columns]`, raw.
         category: The row it stands in: its label, or None where there is none.
         modality: The column it stands in.
-        caption: Up to two lines below it.
+        caption: Up to two lines below it; what is too long loses its middle.
         outline: `[rows, columns]`, the breast; where given, the sheet shows its bounding box only.
         token_px: Height and width of one token in pixels of `image`.
     """
@@ -210,21 +215,6 @@ class Panel:
         _check(self.image, self.heat, self.outline, 1.0)
         if self.category is not None and self.category not in CATEGORIES:
             raise ValueError(f"category {self.category!r} is not one of {', '.join(CATEGORIES)}")
-
-    def shrunk(self, longest_px: int = 640) -> "Panel":
-        """The same panel with at most `longest_px` pixels a side: what to keep while many are gathered."""
-        rows, columns = self.image.shape
-        if max(rows, columns) <= longest_px:
-            return self
-        size = fit_size(rows, columns, (longest_px, longest_px))
-        token = self.token_px and (self.token_px[0] * size[1] / rows, self.token_px[1] * size[0] / columns)
-        return replace(
-            self,
-            image=shrink(self.image, size),
-            heat=shrink(self.heat, size),
-            outline=None if self.outline is None else shrink(self.outline, size) >= 0.5,
-            token_px=token,
-        )
 
     def cropped(self) -> "Panel":
         """The same panel cut to the bounding box of its outline, with a little air around it."""
@@ -245,6 +235,7 @@ def contact_sheet(
     columns: Sequence[str],
     title: str,
     scale_max: float,
+    note: str = "",
     unit: str = METHOD_UNITS["gradcam"],
 ) -> bytes:
     """Paint many images, each plain and beside it with its heat: rows by category, columns by modality, one scale.
@@ -252,8 +243,9 @@ def contact_sheet(
     Args:
         panels: In the order in which they shall stand.
         columns: The modalities, left to right; each gets a column even where it has no image.
-        title: One line above all.
+        title: Above all, in up to two lines.
         scale_max: Heat at the top of the one colour scale.
+        note: What the sheet says of itself, below the title.
         unit: What the colour scale counts.
 
     Returns:
@@ -267,11 +259,11 @@ def contact_sheet(
         raise ValueError(f"no column for {sorted(strangers)} among {list(columns)}")
     if not (math.isfinite(scale_max) and scale_max > 0):
         raise ValueError(f"the colour scale must end above 0, got {scale_max}")
-    layout = _Layout.of(panels, columns)
+    layout = _Layout.of(panels, columns, title, note)
     sheet = Image.new("RGB", layout.size, BACKGROUND)
-    pen = ImageDraw.Draw(sheet)
-    # Two lines of this size end above the heads of the columns.
-    write_lines(pen, (_MARGIN, _MARGIN - 4), [title], size=20, width=layout.size[0] - 2 * _MARGIN, bold=True)
+    pen, width = ImageDraw.Draw(sheet), layout.size[0] - 2 * _MARGIN
+    top = write_lines(pen, (_MARGIN, _MARGIN - 4), [title], size=_TITLE, width=width, bold=True)
+    write_lines(pen, (_MARGIN, top), [note], size=_FINE, width=width, fill=FAINT)
     for column, left in zip(columns, layout.lefts, strict=True):
         pen.text((left, layout.top - 32), column, fill=TEXT, font=font(20, bold=True))
     for category, top in zip(layout.rows, layout.tops, strict=True):
@@ -286,7 +278,7 @@ def contact_sheet(
     )
     notes = [("breast outline", OUTLINE)] if any(panel.outline is not None for panel in panels) else []
     notes += [("one token", TEXT)] if any(panel.token_px for panel in panels) else []
-    _draw_notes(pen, (left, layout.top + 420), notes)
+    _draw_notes(pen, (left, layout.top + _NOTES_BELOW), notes)
     return png_bytes(sheet)
 
 
@@ -302,7 +294,7 @@ class _Layout:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, panels: Sequence[Panel], columns: Sequence[str]) -> "_Layout":
+    def of(cls, panels: Sequence[Panel], columns: Sequence[str], title: str, note: str) -> "_Layout":
         labelled = {panel.category is not None for panel in panels}
         # A category without an image is told, unless nothing has a label.
         rows: tuple[str | None, ...] = CATEGORIES if True in labelled or not panels else ()
@@ -314,14 +306,17 @@ class _Layout:
         for column in columns:
             lefts.append(x)
             x += max(1, min(per_line, max(counts[row, column] for row in rows))) * _PAIR + _BETWEEN
-        top = y = _MARGIN + 84
+        # A sheet of one column has a title and a page's width too.
+        width = max(x + _BAR_ROOM + _MARGIN, _NARROWEST)
+        words = [(title, font(_TITLE, bold=True)), (note, font(_FINE))]
+        head = sum(line_height(face) * len(wrap(text, face, width - 2 * _MARGIN, 2)) for text, face in words)
+        top = y = max(_MARGIN + 84, _MARGIN + head + 42)
         tops = []
         for row in rows:
             tops.append(y)
             y += max(1, max(math.ceil(counts[row, column] / per_line) for column in columns)) * _LINE + _BETWEEN
-        # A sheet of one column has a title and a page's width too.
-        width = max(x + _BAR_ROOM + _MARGIN, _NARROWEST)
-        return cls(rows, per_line, top, tuple(lefts), tuple(tops), (width, y + _MARGIN - _BETWEEN))
+        height = max(y - _BETWEEN, top + _NOTES_BELOW + 2 * _NOTE) + _MARGIN
+        return cls(rows, per_line, top, tuple(lefts), tuple(tops), (width, height))
 
 
 def _draw_row_label(pen: ImageDraw.ImageDraw, top: int, category: str | None, width: int) -> None:
@@ -349,5 +344,5 @@ def _draw_group(
         sheet.paste(heated, (left + _CELL[0] + _GAP, top))
         middle = left + _CELL[0] + _GAP // 2
         for line, words in enumerate(panel.caption[:2]):
-            kept = wrap(words, font(16), _PAIR - 16, 1)
-            pen.text((middle, top + _CELL[1] + 4 + 21 * line), "".join(kept), fill=FAINT, font=font(16), anchor="ma")
+            kept = cut_middle(words, font(16), _PAIR - 16)
+            pen.text((middle, top + _CELL[1] + 4 + 21 * line), kept, fill=FAINT, font=font(16), anchor="ma")

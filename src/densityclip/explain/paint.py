@@ -165,6 +165,11 @@ def draw_colour_scale(
         pen.text((right + 11, y), words, fill=TEXT, font=font(16), anchor="lm")
 
 
+def line_height(face: ImageFont.FreeTypeFont) -> int:
+    """From one line of text to the next, pixels."""
+    return math.ceil(face.size * 1.32)
+
+
 def wrap(text: str, face: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
     """Break a text into at most `lines` lines of `width` pixels; what does not fit ends in an ellipsis."""
     made: list[str] = []
@@ -187,6 +192,20 @@ def _cut(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
     return text[:kept].rstrip() + "…"
 
 
+def cut_middle(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
+    """A text on one line of `width` pixels; one that does not fit keeps both of its ends, and an ellipsis between."""
+    if face.getlength(text) <= width:
+        return text
+    kept = len(text)
+    while kept > 0 and face.getlength(_ends(text, kept)) > width:
+        kept -= 1
+    return _ends(text, kept)
+
+
+def _ends(text: str, kept: int) -> str:
+    return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+
+
 def write_lines(
     pen: ImageDraw.ImageDraw,
     at: tuple[int, int],
@@ -203,7 +222,7 @@ def write_lines(
     for text in texts:
         for line in wrap(text, face, width, lines):
             pen.text((at[0], y), line, fill=fill, font=face)
-            y += math.ceil(size * 1.32)
+            y += line_height(face)
     return y
 
 

@@ -1,17 +1,21 @@
 """The raw maps of one image on disk: what carries them back to the original, and all that drawing needs."""
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from densityclip.artifacts import atomic_path, file_stem
+from densityclip.artifacts import PROBABILITIES, atomic_path, file_stem
 from densityclip.explain.maps import ImageMap, Key
 from densityclip.imaging.geometry import Geometry
 from densityclip.imaging.recipe import Slab
+from densityclip.inference.guard import breasts_apart
+from densityclip.records import Level, Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,21 @@ class StoredMap:
         return self.geometry.to_original(self.mask.astype(np.float32)) >= 0.5
 
 
+def exams_apart(maps: Sequence[StoredMap]) -> set[str]:
+    """Ids of exams among some maps' whose breasts' images disagree, so that `predict` has no answer for them.
+
+    Args:
+        maps: Of all answered images of each exam that is asked about.
+    """
+    facts = [{name: one.row.get(name) for name in ("exam_id", "laterality")} for one in maps]
+    table = pl.DataFrame(facts, schema=dict.fromkeys(("exam_id", "laterality"), pl.String())).with_columns(
+        pl.lit(Level.IMAGE.value).alias("level"),
+        pl.lit(Status.OK.value).alias("status"),
+        *(pl.Series(name, [one.probabilities[k] for one in maps]) for k, name in enumerate(PROBABILITIES)),
+    )
+    return set(breasts_apart(table)["exam_id"])
+
+
 def path_of(folder: Path, row: Mapping[str, Any]) -> Path:
     """Where an image's raw maps lie."""
     return folder / f"{file_stem(str(row['image_id']))}.npz"
@@ -73,6 +92,16 @@ def store_maps(item: ImageMap, folder: Path) -> Path:
             **{".".join(key): values for key, values in item.slices.items()},
         )
     return path
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a `.npz` is one of `store_maps`; only its list of names is read."""
+    try:
+        with zipfile.ZipFile(path) as content:
+            names = set(content.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return {f"{name}.npy" for name in ("slice_indices", "slab", "projection", "mask", "probabilities")} <= names
 
 
 def read_maps(folder: Path, row: Mapping[str, Any]) -> StoredMap:

@@ -143,14 +143,7 @@ def hold_back_disagreeing(table: pl.DataFrame, most_spread: float = MOST_SPREAD)
         table: Schema `predictions`, all levels.
         most_spread: Largest difference of expected category between two images of one breast, 0 to 3.
     """
-    expected = pl.sum_horizontal(pl.col(name) * k for k, name in enumerate(PROBABILITIES))
-    answered = (pl.col("level") == Level.IMAGE.value) & (pl.col("status") == Status.OK.value)
-    breasts = (
-        table.filter(answered & pl.col("laterality").is_not_null() & pl.col("exam_id").is_not_null())
-        .group_by("exam_id", "laterality")
-        .agg((expected.max() - expected.min()).alias("spread"))
-        .filter(pl.col("spread") > most_spread)
-    )
+    breasts = breasts_apart(table, most_spread)
     ok = pl.col("status") == Status.OK.value
     apart = breasts.select(pl.struct("exam_id", "laterality")).to_series()
     in_breast = pl.struct("exam_id", "laterality").is_in(apart.implode())
@@ -158,6 +151,28 @@ def hold_back_disagreeing(table: pl.DataFrame, most_spread: float = MOST_SPREAD)
     level = pl.col("level")
     held = ok & (((level == Level.BREAST.value) & in_breast) | ((level == Level.EXAM.value) & of_exam))
     return _held_back(table, held, Reason.VIEWS_DISAGREE)
+
+
+def breasts_apart(table: pl.DataFrame, most_spread: float = MOST_SPREAD) -> pl.DataFrame:
+    """Breasts whose answered images are too far apart to be of one breast.
+
+    Args:
+        table: Schema `predictions`, or its columns `level status exam_id laterality prob_a prob_b prob_c prob_d`.
+        most_spread: Largest difference of expected category between two images of one breast, 0 to 3.
+
+    Returns:
+        `exam_id` and `laterality`; breasts of no exam or side are never there.
+    """
+    expected = pl.sum_horizontal(pl.col(name) * k for k, name in enumerate(PROBABILITIES))
+    answered = (pl.col("level") == Level.IMAGE.value) & (pl.col("status") == Status.OK.value)
+    return (
+        table.filter(answered & pl.col("laterality").is_not_null() & pl.col("exam_id").is_not_null())
+        .group_by("exam_id", "laterality")
+        .agg((expected.max() - expected.min()).alias("spread"))
+        .filter(pl.col("spread") > most_spread)
+        .select("exam_id", "laterality")
+        .sort("exam_id", "laterality")
+    )
 
 
 def _held_back(table: pl.DataFrame, held: pl.Expr, reason: Reason) -> pl.DataFrame:

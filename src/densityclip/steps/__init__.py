@@ -4,7 +4,7 @@ from densityclip.steps.answers import predict
 from densityclip.steps.archive import INDEX, index, prepare, read_recipe, read_splits, split
 from densityclip.steps.export import TARGETS, to_hub, to_onnx
 from densityclip.steps.local import adapt_locally
-from densityclip.steps.maps import choose_images, choose_patients, chosen_maps, explain, explain_source
+from densityclip.steps.maps import DEFAULT_TARGETS, choose_images, choose_patients, chosen_maps, explain, explain_source
 from densityclip.steps.models import (
     PREDICTIONS,
     fit_baseline,
@@ -23,6 +23,7 @@ from densityclip.steps.stand_in import make_stand_in
 from densityclip.training.engine import TrainingStopped
 
 __all__ = [
+    "DEFAULT_TARGETS",
     "INDEX",
     "METRICS",
     "PREDICTIONS",

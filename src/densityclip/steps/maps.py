@@ -1,8 +1,9 @@
 """Images to maps of where the model looked: explain."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,6 +17,7 @@ DEFAULT_METHODS = ("gradcam", "attention")
 DEFAULT_TARGETS = ("density-score",)
 
 if TYPE_CHECKING:
+    from densityclip.explain.atlas import Gathered
     from densityclip.inference.predictor import Predictor
     from densityclip.model.bundle import Bundle
 
@@ -28,86 +30,136 @@ def explain(
     methods: Sequence[str] = DEFAULT_METHODS,
     targets: Sequence[str] = DEFAULT_TARGETS,
     measured: bool = True,
+    guarded: bool = False,
     others: Sequence["Predictor"] = (),
     shuffled: "Predictor | None" = None,
     drawn: Collection[str] | None = None,
     truth: Mapping[str, Path] | None = None,
+    excluded: Mapping[str, pl.DataFrame] = MappingProxyType({}),
     title: str = "",
-    sheets: bool = True,
     progress: Report = None,
 ) -> dict[str, dict[str, Any]]:
     """Map images: raw maps, overlays, sheets, figures about them; one colour scale for all of them.
+
+    What an earlier run left in the folders is removed first.
 
     Args:
         groups: Tables of schema `index`; each is written to the subfolder of its name (the empty name: to `out`).
         predictor: The model.
         out: Where to write.
         methods: Some of `densityclip.explain.methods.METHODS`; the first one's pictures have the plain names.
-        targets: Some of `densityclip.explain.targets.TARGETS`; figures are about the density score.
-        measured: Whether figures are computed.
+        targets: Some of `densityclip.explain.targets.TARGETS`.
+        measured: Whether figures are computed; they are of the density score, so there are none without that target.
+        guarded: Whether images and exams that `predict` holds back are held back here too; a study scores them all.
         others: Models of the same recipe, trained on other folds, whose maps of the same images are compared.
         shuffled: A model trained likewise on shuffled labels: maps that it draws too show nothing of density.
         drawn: Ids of the images to draw; all if not given.
         truth: By group, the folder of fibroglandular thickness by SOP Instance UID, for generated exams.
+        excluded: By group, the files that cannot be tried (schema `excluded`): named beside the refused images.
         title: Added to the titles of the sheets.
-        sheets: Whether contact sheets are drawn.
-        progress: Told (done, total): each image is mapped, and then drawn.
+        progress: Told (done, total): each image is mapped, by each model, and then drawn.
 
     Returns:
-        The content of each group's `explain.json`; groups of which no image could be mapped are not there.
+        The content of each group's `explain.json`.
 
     Raises:
-        UserError: No image could be mapped, or the model has no tower that a method can read.
+        UserError: No image could be mapped (`explain.json` then names each with its reason), or the model has no tower
+            that a method can read.
     """
     from densityclip.explain.atlas import gather, scales, write_atlas
     from densityclip.explain.drawing import picture_note
+    from densityclip.explain.folder import CONTENT, remove_earlier
     from densityclip.explain.maps import map_images
+    from densityclip.explain.targets import DENSITY_SCORE
+    from densityclip.inference.predictor import ImageRows
 
-    again = [*others, *([shuffled] if shuffled is not None else [])]
-    told = _Told(progress, (2 + len(again)) * sum(len(found) for found in groups.values()))
+    measured = measured and DENSITY_SCORE in targets
+    models = 1 + (len(others) + (shuffled is not None)) * measured
+    told = _Told(progress, groups.values(), models, drawn)
+    for name in groups:
+        remove_earlier(out / name)
     kept = {}
     for name, found in groups.items():
-        maps = map_images(predictor, predictor.predict_files(found), methods, targets)
-        kept[name] = gather(
-            maps,
+        rows = ImageRows(predictor.calibration)
+        images = rows.passing(predictor.predict_files(found))
+        kept[name] = one = gather(
+            map_images(predictor, (image for image in images if not (guarded and image.unlike)), methods, targets),
             out / name,
             predictor.classifier,
             truth=(truth or {}).get(name),
             measured=measured,
             progress=told.add,
         )
-        for other in others:
-            kept[name].add_member(map_images(other, other.predict_files(found), methods), told.add)
-        if shuffled is not None:
-            kept[name].add_shuffled(map_images(shuffled, shuffled.predict_files(found), methods), told.add)
-    kept = {name: one for name, one in kept.items() if one.rows}
-    if not kept:
-        raise UserError("no image could be mapped", "look at the reasons in predictions.csv of `densityclip predict`")
+        left_out, one.withheld = _held_back(rows.table(), guarded)
+        one.left_out = left_out.to_dicts()
+        if name in excluded:
+            one.left_out += excluded[name].select(left_out.columns).to_dicts()
+        told.skip(found.join(left_out, on="image_id", how="semi"))
+        mapped = found.join(left_out, on="image_id", how="anti", maintain_order="left")
+        for other in others if measured else ():
+            one.add_member(map_images(other, other.predict_files(mapped), methods), told.add)
+        if shuffled is not None and measured:
+            one.add_shuffled(map_images(shuffled, shuffled.predict_files(mapped), methods), told.add)
     scale = scales(kept.values())
-    return {
+    written = {
         name: write_atlas(
             one,
             out / name,
             scale,
             note=picture_note(predictor.bundle),
             drawn=drawn,
-            sheets=sheets,
             title=", ".join(part for part in (title, name) if part),
             progress=told.add,
         )
         for name, one in kept.items()
     }
+    if not scale:
+        raise UserError(*_nothing_mapped(kept.values(), [out / name / CONTENT for name in kept]))
+    return written
+
+
+def _nothing_mapped(groups: Iterable["Gathered"], contents: Sequence[Path]) -> tuple[str, str]:
+    """What is said where every image was left out."""
+    found = [row for one in groups for row in one.left_out]
+    some = ", ".join(f"{row['image_id']} ({row['reason']})" for row in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"no image could be mapped: {some}{more}", f"every reason is in {' and '.join(map(str, contents))}"
+
+
+def _held_back(answers: pl.DataFrame, guarded: bool) -> tuple[pl.DataFrame, list[str]]:
+    """`image_id` and `reason` of images without a map, and the exams for which `predict` has no answer."""
+    from densityclip.inference.guard import breasts_apart
+
+    without = [Status.REFUSED.value, *([Status.ABSTAINED.value] if guarded else [])]
+    left_out = answers.filter(pl.col("status").is_in(without)).select("image_id", "reason")
+    return left_out, breasts_apart(answers)["exam_id"].unique(maintain_order=True).to_list() if guarded else []
 
 
 class _Told:
     """Progress over several groups, each of which counts by itself."""
 
-    def __init__(self, report: Report, total: int) -> None:
-        self._report, self._total, self._done = report, total, 0
+    def __init__(
+        self, report: Report, groups: Iterable[pl.DataFrame], models: int, drawn: Collection[str] | None
+    ) -> None:
+        """Count what there is to do: each image is mapped by each model, and some are drawn."""
+        self._report, self._models, self._drawn = report, models, drawn
+        self._total, self._done = sum(self._work(found) for found in groups), 0
 
     def add(self, _: int) -> None:
-        self._done += 1
-        if self._report is not None:
+        """One more piece is done."""
+        self._tell(1)
+
+    def skip(self, found: pl.DataFrame) -> None:
+        """Images turn out to have no map: neither will they be mapped by others, nor drawn."""
+        self._tell(self._work(found))
+
+    def _work(self, found: pl.DataFrame) -> int:
+        drawn = sum(self._drawn is None or name in self._drawn for name in found["image_id"])
+        return self._models * len(found) + drawn
+
+    def _tell(self, pieces: int) -> None:
+        self._done += pieces
+        if self._report is not None and pieces:
             self._report(self._done, self._total)
 
 
@@ -196,17 +248,30 @@ def explain_source(
     targets: Sequence[str] = DEFAULT_TARGETS,
     measured: bool = True,
     progress: Report = None,
-) -> tuple[dict[str, Any], int]:
+) -> dict[str, Any]:
     """Map the images of files or of a folder of them.
 
     Returns:
-        The content of `explain.json`, and how many files were refused.
+        The content of `explain.json`, every file that was left out with its reason.
+
+    Raises:
+        UserError: As `explain`; or there is nothing to read, or pictures would be written among the images themselves.
     """
     from densityclip.inference.predictor import Predictor
 
-    predictor = Predictor(bundle)
     found, excluded = found_images(source, bundle.recipe)
-    written = explain(
-        {"": found}, predictor, out, methods=methods, targets=targets, measured=measured, progress=progress
+    here = out.resolve()
+    if any(Path(path).parent == here for path in (*found["path"], *excluded["path"])):
+        raise UserError(f"{out} holds images that are to be mapped", "choose another --out, outside their folder")
+    predictor = Predictor(bundle)
+    return explain(
+        {"": found},
+        predictor,
+        out,
+        methods=methods,
+        targets=targets,
+        measured=measured,
+        guarded=True,
+        excluded={"": excluded},
+        progress=progress,
     )[""]
-    return written, len(excluded) + len(found) - written["images"]

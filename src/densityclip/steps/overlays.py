@@ -33,8 +33,10 @@ class Overlays:
             UserError: The model has no image tower that a map can be read from.
         """
         from densityclip.explain.atlas import gather
+        from densityclip.explain.folder import remove_earlier
         from densityclip.explain.maps import map_images
 
+        remove_earlier(self._folder)
         answered = (image for image in images if not image.unlike)
         maps = map_images(self._predictor, answered)
         self._kept = gather(maps, self._folder, self._predictor.classifier, measured=False)
