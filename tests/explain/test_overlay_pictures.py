@@ -291,11 +291,14 @@ def test_a_panel_without_a_stated_view_has_the_name_of_its_file(monkeypatch: pyt
     assert [panel.caption[0] for panel in seen] == ["one.png", "L CC"]
 
 
-def test_where_there_is_no_answer_none_is_drawn():
+def test_where_there_is_no_answer_none_is_drawn(monkeypatch: pytest.MonkeyPatch):
     one = original()
     plain, held = (next(overlay_pngs(one, [(KEY, 1.0)], withheld=held)) for held in (False, True))
     differs = (pixels(plain) != pixels(held)).any(axis=-1)
     assert differs.any()
+    # The reason is whole: another end would be another picture.
+    monkeypatch.setattr(drawing, "_DISAGREE", f"{drawing._DISAGREE[:-1]}x")
+    assert next(overlay_pngs(one, [(KEY, 1.0)], withheld=True)) != held
     # Only in the words beside the picture: the heat and the probabilities stay.
     assert np.argwhere(differs)[:, 1].min() >= 880 - 250 - 18
 

@@ -22,7 +22,7 @@ from densityclip.records import MODALITIES
 
 _PER_CELL, _UNLABELLED = 4, 16
 RESEARCH_USE = "Research use only."
-_DISAGREE = "the images of one breast of the exam disagree"
+_DISAGREE = "images of one breast disagree"
 _TARGET_WORDS = {DENSITY_SCORE: "the density score", EXPECTED_DENSITY: "the expected density"}
 
 
