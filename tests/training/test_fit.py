@@ -19,6 +19,7 @@ from densityclip.evaluation.metrics import macro_auc
 from densityclip.imaging.cache import Cache
 from densityclip.inference.predictor import Predictor
 from densityclip.model.bundle import load_bundle
+from densityclip.probability.aggregate import softmax
 from densityclip.probability.calibrate import Calibration
 from densityclip.training.config import TrainConfig
 from densityclip.training.fit import fit
@@ -112,7 +113,7 @@ def test_the_bundle_scores_on_the_validation_part_what_the_training_said(road: P
         labels = np.array([category_index(label) for label in mine["label"]])
         # The training scored what the bundle delivers, but for the temperature, which was fitted afterwards.
         logits = mine.select("logit_a", "logit_b", "logit_c", "logit_d").to_numpy()
-        scores.append(macro_auc(labels, np.exp(logits + np.array(shift))))
+        scores.append(macro_auc(labels, softmax(logits + np.array(shift))))
     assert min(scores) == pytest.approx(bundle.provenance["selected"]["value"], abs=1e-6)
 
 
