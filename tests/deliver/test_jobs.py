@@ -60,6 +60,14 @@ def put(store: Store, study: str, what: str) -> str:
     return hashed(study)
 
 
+def audited(caplog, number: int, seconds: float = 30) -> list[dict]:
+    """The entries of the audit log, which are written after what they tell of is in the store."""
+    until = time.monotonic() + seconds
+    while len(caplog.records) < number and time.monotonic() < until:
+        time.sleep(0.02)
+    return [json.loads(record.getMessage()) for record in caplog.records]
+
+
 def wait_for(store: Store, *studies: str, seconds: float = 60) -> list[State]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -128,7 +136,7 @@ def test_an_exam_whose_worker_died_once_is_answered_at_the_second_attempt(store,
         study = put(store, "1.2.3", "once")
         run()
         assert wait_for(store, study) == [State.DELIVERED]
-    events = [json.loads(record.getMessage())["event"] for record in caplog.records]
+        events = [entry["event"] for entry in audited(caplog, 2)]
     assert events == ["to be tried again", "answered"]
 
 
@@ -137,7 +145,7 @@ def test_two_workers_answer_every_exam_once(store, run, caplog):
         exams = [put(store, f"1.2.{number}", "well") for number in range(8)]
         run(workers=2)
         assert set(wait_for(store, *exams)) == {State.DELIVERED}
-    answered = [json.loads(record.getMessage())["study"] for record in caplog.records]
+        answered = [entry["study"] for entry in audited(caplog, len(exams))]
     assert sorted(answered) == sorted(exams)
 
 
