@@ -105,6 +105,9 @@ def test_an_exam_is_answered_with_the_object_of_its_sources(store, run):
     assert wait_for(store, study) == [State.DELIVERED]
     (path,) = (store.folder / "results").rglob("*.dcm")
     assert pydicom.dcmread(path).StudyInstanceUID == "1.2.3"
+    until = time.monotonic() + 30
+    while list(store.claims.folder.iterdir()) and time.monotonic() < until:  # cleared after the answer is in the store
+        time.sleep(0.02)
     assert not list(store.claims.folder.iterdir())
 
 

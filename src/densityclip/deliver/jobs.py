@@ -141,8 +141,9 @@ class Jobs:
             if not self._ended.is_set():
                 self._note(job, failure)
         finally:
-            self._store.release(job)
+            # First the folder: once the job is released, another worker may make it anew for a later image.
             shutil.rmtree(out, ignore_errors=True)
+            self._store.release(job)
 
     def _note(self, job: Job, failure: JobFailed) -> None:
         failures = self._store.failed(
