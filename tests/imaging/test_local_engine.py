@@ -144,7 +144,7 @@ def test_ctrl_c_leaves_no_process_and_a_killed_parent_leaves_none_that_waits(arc
         process.send_signal(number)
         process.wait(timeout=30)
         said = process.stderr.read()
-    assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
     # The workers are silent: neither decoders nor Python write across the progress bar.
     assert b"noise" not in said
     assert said.count(b"Traceback") <= 1
