@@ -78,7 +78,8 @@ class Listening:
     def send(self, images: Sequence[Dataset]) -> float:
         """Send an exam; returns when success was said of its last image."""
         ae = AE(ae_title="SENDER")
-        ae.add_requested_context(DM_FOR_PRESENTATION)
+        for syntax in {image.file_meta.TransferSyntaxUID for image in images}:
+            ae.add_requested_context(DM_FOR_PRESENTATION, syntax)
         association = ae.associate("127.0.0.1", self._port, ae_title="DENSITYCLIP")
         for image in images:
             if association.send_c_store(image).Status != 0x0000:
