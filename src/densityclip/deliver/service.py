@@ -151,8 +151,7 @@ def _add_jobs(
         _check_before_reading(request, uploads, settings, receiving)
         async with receiving:
             name = await _take(request, uploads, settings, who)
-        response.headers["Location"] = f"/api/jobs/{name}"
-        return view(uploads, await asyncio.to_thread(uploads.status, name, who))
+        return await _entered(uploads, response, name, who)
 
     @app.get("/api/jobs/{job}", tags=["jobs"], responses=MISSING)
     def show(job: JobId, who: Annotated[str, owner]) -> JobView:
@@ -167,6 +166,12 @@ def _add_jobs(
         audit("removed", job=job, who=who)
 
 
+async def _entered(uploads: Uploads, response: Response, name: str, who: str) -> JobView:
+    """A job that was just entered, and where to ask for it."""
+    response.headers["Location"] = f"/api/jobs/{name}"
+    return view(uploads, await asyncio.to_thread(uploads.status, name, who))
+
+
 def _add_studies(
     app: FastAPI, uploads: Uploads, settings: ServiceSettings, owner: Any, receiving: asyncio.Semaphore
 ) -> None:
@@ -179,8 +184,7 @@ def _add_studies(
         if asked.server not in settings.servers:
             raise RequestRefused(404, "There is no DICOMweb server of this name; /api/version names them.")
         name = await asyncio.to_thread(_enter_study, uploads, asked, who)
-        response.headers["Location"] = f"/api/jobs/{name}"
-        return view(uploads, await asyncio.to_thread(uploads.status, name, who))
+        return await _entered(uploads, response, name, who)
 
 
 async def _read_study(request: Request) -> StudyRequest:

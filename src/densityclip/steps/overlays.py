@@ -8,6 +8,7 @@ from densityclip.artifacts import atomic_path, file_stem
 
 if TYPE_CHECKING:
     from densityclip.explain.atlas import Gathered
+    from densityclip.explain.maps import Key
     from densityclip.explain.stored import StoredMap
     from densityclip.inference.predictor import PredictedImage, Predictor
 
@@ -25,6 +26,7 @@ class Overlays:
         self._predictor, self._folder = predictor, folder
         self._kept: Gathered | None = None
         self._left: dict[str, dict[str, Any]] = {}
+        self._scales: dict[Key, float] = {}
 
     def gather(self, images: Iterable["PredictedImage"]) -> None:
         """Map images and keep the raw maps on the disk; those that were refused or held back have none.
@@ -32,7 +34,7 @@ class Overlays:
         Raises:
             UserError: The model has no image tower that a map can be read from.
         """
-        from densityclip.explain.atlas import gather
+        from densityclip.explain.atlas import gather, scales
         from densityclip.explain.folder import remove_earlier
         from densityclip.explain.maps import map_images
 
@@ -41,6 +43,7 @@ class Overlays:
         maps = map_images(self._predictor, answered)
         self._kept = gather(maps, self._folder, self._predictor.classifier, measured=False)
         self._left = {str(row["image_id"]): row for row in self._kept.rows}
+        self._scales = scales([self._kept])
 
     def draw(self, image_ids: Sequence[str]) -> dict[str, bytes]:
         """Draw the images of one exam, each decoded once, on two colour scales.
@@ -56,8 +59,8 @@ class Overlays:
         maps = [self._read(image_id) for image_id in image_ids if image_id in self._left]
         if not maps:
             return {}
-        drawn = {}
-        for image_id, own, shared in draw_twice(self._predictor.bundle, maps, self._scale()):
+        drawn, (scale,) = {}, self._scales.values()
+        for image_id, own, shared in draw_twice(self._predictor.bundle, maps, scale):
             drawn[image_id] = own
             with atomic_path(self._folder / f"{file_stem(image_id)}.png") as temporary:
                 temporary.write_bytes(shared)
@@ -66,7 +69,7 @@ class Overlays:
 
     def finish(self) -> None:
         """Draw the images that belong to no exam, and write what is known of the run."""
-        from densityclip.explain.atlas import scales, write_atlas
+        from densityclip.explain.atlas import write_atlas
         from densityclip.explain.drawing import picture_note
 
         if self._kept is None or not self._kept.rows:
@@ -74,14 +77,7 @@ class Overlays:
         for image_id in list(self._left):
             self.draw([image_id])
         note = picture_note(self._predictor.bundle)
-        write_atlas(self._kept, self._folder, scales([self._kept]), note=note, drawn=(), sheets=False)
-
-    def _scale(self) -> float:
-        from densityclip.explain.atlas import scales
-
-        assert self._kept is not None
-        (scale,) = scales([self._kept]).values()
-        return scale
+        write_atlas(self._kept, self._folder, self._scales, note=note, drawn=(), sheets=False)
 
     def _read(self, image_id: str) -> "StoredMap":
         from densityclip.explain.stored import read_maps

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from densityclip.errors import UserError
 from densityclip.inference.guard import Guard, fit_guard
-from densityclip.training.scoring import PIECE
+from densityclip.training.scoring import mean_over_slices
 
 if TYPE_CHECKING:
     from densityclip.model.classifier import DensityClassifier
@@ -58,14 +59,10 @@ def mean_features(classifier: "DensityClassifier", store: "ImageStore") -> NDArr
         `[images, d]`.
     """
     chosen = np.unique(np.linspace(0, len(store) - 1, min(len(store), _MOST)).astype(np.int64))
-    if not len(chosen):
-        return np.empty((0, classifier.prompts.shape[-1]))
-    items, slices = store.every_slice(chosen)
-    device, pieces = classifier.prompts.device, []
-    with torch.no_grad():
-        for start in range(0, len(items), PIECE):
-            some = slice(start, start + PIECE)
-            pieces.append(classifier.features(store.read(items[some], slices[some]).to(device)).double().cpu().numpy())
-    counts = store.slices[chosen]
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return np.asarray(np.add.reduceat(np.concatenate(pieces), starts, axis=0) / counts[:, None])
+
+    @torch.no_grad()
+    def features(pixels: Tensor, _: NDArray[np.int64]) -> NDArray[np.float64]:
+        found = classifier.features(pixels.to(classifier.prompts.device))
+        return np.asarray(found.double().cpu().numpy())
+
+    return mean_over_slices(features, store, chosen, classifier.prompts.shape[-1])

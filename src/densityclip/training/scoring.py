@@ -41,17 +41,39 @@ def mean_probabilities(scorer: Scorer, store: ImageStore, modalities: Sequence[s
     Returns:
         `[images, 4]`.
     """
-    if not len(store):
-        return np.empty((0, 4))
-    each, slices = store.every_slice(np.arange(len(store)))
-    pieces = []
+
+    def score(pixels: Tensor, items: NDArray[np.int64]) -> NDArray[np.float64]:
+        return softmax(scorer(pixels, [modalities[index] for index in store.modalities[items]]))
+
+    return mean_over_slices(score, store, np.arange(len(store)), 4)
+
+
+def mean_over_slices(
+    read: Callable[[Tensor, NDArray[np.int64]], NDArray[np.float64]],
+    store: ImageStore,
+    chosen: NDArray[np.int64],
+    width: int,
+) -> NDArray[np.float64]:
+    """What a model makes of the slices of some images, each image the mean of its slices, in pieces.
+
+    Args:
+        read: Pixels `[n, h, w]` and the place in the store of each to `[n, width]`.
+        store: The images.
+        chosen: Places in the store.
+        width: Numbers of a slice.
+
+    Returns:
+        `[chosen, width]`.
+    """
+    if not len(chosen):
+        return np.empty((0, width))
+    each, slices = store.every_slice(chosen)
     # Slices are counted, not images: a volume of which many slices are used must not need many times the memory.
-    for start in range(0, len(each), PIECE):
-        some = slice(start, start + PIECE)
-        names = [modalities[index] for index in store.modalities[each[some]]]
-        pieces.append(softmax(scorer(store.read(each[some], slices[some]), names)))
-    starts = np.concatenate([[0], np.cumsum(store.slices)[:-1]])
-    return np.asarray(np.add.reduceat(np.concatenate(pieces), starts, axis=0) / store.slices[:, None])
+    places = [slice(start, start + PIECE) for start in range(0, len(each), PIECE)]
+    pieces = [read(store.read(each[some], slices[some]), each[some]) for some in places]
+    counts = store.slices[chosen]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.asarray(np.add.reduceat(np.concatenate(pieces), starts, axis=0) / counts[:, None])
 
 
 def macro_auc_by_modality(
