@@ -19,6 +19,7 @@ from small_study import BASELINES, content, silent, tiny
 from densityclip.artifacts import LOGITS, PROBABILITIES, read_json, read_table, write_table
 from densityclip.study import StudyRun
 from densityclip.study.members import is_bundle, read_about
+from densityclip.study.trainings import Trainings
 from densityclip.study_file import Member
 
 pytestmark = pytest.mark.slow
@@ -57,9 +58,9 @@ STUDY = tiny(
 def run_from(out: Path, splits: Path) -> Made:
     run = StudyRun(STUDY, out, workers=1, progress=silent)
     caches = {name: out / "cohorts" / name / "cache" for name in STUDY.cohorts}
-    foundation = run._foundation()
-    models = {member: run._train(member, caches, splits, foundation) for member in STUDY.members()}
-    predictions = run._predict(models, caches, splits, foundation)
+    trainings = Trainings(STUDY, out, caches, splits, run._foundation(), finish=False)
+    models = {member: trainings.train(member, silent) for member in STUDY.members()}
+    predictions = run._predict(trainings, models)
     return Made(out, splits, {member.arm: made_by(member, folder) for member, folder in models.items()}, predictions)
 
 
@@ -156,7 +157,7 @@ def test_the_comparison_sees_a_label_that_does_reach_a_model(untouched: Made, tm
     cache = tmp_path / "cohorts" / "home" / "cache"
     turn_labels((part,))(cache, read_table(untouched.splits, "splits"))
     run = StudyRun(STUDY, tmp_path, workers=1, progress=silent)
-    foundation = run._foundation()
+    trainings = Trainings(STUDY, tmp_path, {"home": cache}, untouched.splits, run._foundation(), finish=False)
     (member,) = STUDY.members_of("histogram")
-    folder = run._train(member, {"home": cache}, untouched.splits, foundation)
+    folder = trainings.train(member, silent)
     assert made_by(member, folder) != untouched.made["histogram"]

@@ -18,7 +18,7 @@ BASELINES = ("majority", "histogram", "zero-shot", "linear-probe", "cross-entrop
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory, densityclip) -> Path:
     out = tmp_path_factory.mktemp("sites") / "study"
-    done = densityclip("study", "sites", "--out", out, "--scale", SCALE)
+    done = densityclip("study", "sites", "--out", out, "--scale", SCALE, "--at-once", 2)
     assert done.returncode == 0, done.stderr[-2000:]
     return out
 

@@ -30,6 +30,9 @@ def study(
         bool, typer.Option("--finish", help="Take the best validation of a training that its loss stopped, and go on.")
     ] = False,
     workers: Workers = 2,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, help="Trainings at the same time: each on a GPU of its own, or on cores.")
+    ] = 1,
 ) -> None:
     """Run a whole study, or go on with it.
 
@@ -41,7 +44,7 @@ def study(
     from densityclip.study_file import read_study
 
     described = read_study(file, pairs(path or [], "--path")).scaled(scale)
-    _run_study(described, out, dry_run=dry_run, workers=workers, finish=finish)
+    _run_study(described, out, dry_run=dry_run, workers=workers, finish=finish, at_once=at_once)
 
 
 def demo(
@@ -59,21 +62,24 @@ def demo(
     _run_study(shipped_study("demo").scaled(scale), out, dry_run=dry_run, workers=workers)
 
 
-def _run_study(described: "Study", out: Path, *, dry_run: bool, workers: int, finish: bool = False) -> None:
+def _run_study(
+    described: "Study", out: Path, *, dry_run: bool, workers: int, finish: bool = False, at_once: int = 1
+) -> None:
     from densityclip import steps, terminal
     from densityclip.artifacts import read_json
     from densityclip.report.verdict import verdict
-    from densityclip.study import StudyRun, check_paths, measure, plan, summary
+    from densityclip.study import StudyRun, check_at_once, check_paths, measure, plan, summary
 
     if dry_run:
         check_paths(described)
+        check_at_once(described, at_once)
         speeds = measure(described, out)
-        lines = plan(described, out, speeds=speeds, workers=workers)
+        lines = plan(described, out, speeds=speeds, workers=workers, at_once=at_once)
         terminal.show_table(described.title, ("step", "what", "about"), [line.row() for line in lines])
         for sentence in summary(lines, described, out, speeds=speeds):
             terminal.say(sentence)
         return
-    page = StudyRun(described, out, workers=workers, progress=terminal.progress, finish=finish).run()
+    page = StudyRun(described, out, workers=workers, progress=terminal.progress, finish=finish, at_once=at_once).run()
     metrics = read_json(out / steps.METRICS, "densityclip study")
     show_metrics(metrics)
     terminal.say(verdict(metrics, described.question))

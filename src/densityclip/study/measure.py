@@ -152,9 +152,11 @@ def _model(study: Study, folder: Path) -> "Foundation":
 
 def _steps(model: "Foundation", study: Study, recipe: Recipe) -> tuple[float, float]:
     """Seconds per image of a step of the first arm, and of scoring."""
+    from densityclip.training.device import use_threads
     from densityclip.training.fit import at_size
 
     config = study.train_config(study.members()[0])
+    use_threads(config.threads)
     shape = (recipe.height, recipe.width)
     return _model_steps(at_size(model, shape), config.modalities, shape, config.batch_size)
 

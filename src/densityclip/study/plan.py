@@ -1,7 +1,7 @@
 """What a study will do, how much that is, and what of it is done."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from densityclip.imaging.plan import said_bytes, said_seconds
@@ -44,7 +44,7 @@ class Planned:
         return self.step, self.what, "done" if self.done else "" if self.seconds is None else said_seconds(self.seconds)
 
 
-def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int = 1) -> list[Planned]:
+def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int = 1, at_once: int = 1) -> list[Planned]:
     """The steps of a study in their order.
 
     A step counts as done when a run left its state; whether it reads the same as then, only a run can tell.
@@ -54,6 +54,7 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
         out: Its folder, which need not exist.
         speeds: Of `measure`; without them no time is told.
         workers: Processes that generate and prepare.
+        at_once: Trainings at the same time.
     """
     sizes = {name: size_of(study, name, out) for name in study.cohorts}
     speeds = speeds or Speeds()
@@ -64,8 +65,11 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
         lines.append(Planned("foundation", what, stand_in_seconds(study, speeds, workers)))
     elif study.foundation.path is None:
         lines.append(Planned("foundation", "the small model with random weights"))
-    lines += [_training(study, member, sizes, speeds) for member in study.members()]
-    lines += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
+    trained = [_training(study, member, sizes, speeds) for member in study.members()]
+    trained += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
+    if study.explain.shuffled_labels:
+        trained += [_on_shuffled_labels(study, arm, sizes, speeds) for arm in study.explain.arms]
+    lines += [replace(line, seconds=_times(line.seconds, 1 / at_once)) for line in trained]
     lines.append(Planned("predictions", PREDICTIONS))
     resamples = f"{study.evaluation.resamples:,} resamples over patients"
     lines.append(Planned("evaluate", resamples, evaluate_seconds(study, sizes, speeds)))
@@ -74,8 +78,6 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
     mapped = mapped_images(study, sizes)
     maps = "maps" if mapped is None else f"maps of about {number_of(round(sum(mapped.values())), 'image')}"
     for arm in study.explain.arms:
-        if study.explain.shuffled_labels:
-            lines.append(_on_shuffled_labels(study, arm, sizes, speeds))
         lines.append(Planned(f"explain {arm}", maps, explain_seconds(study, arm, sizes, speeds)))
     lines.append(Planned("report", "report.html"))
     return list(_marked(study, out, lines))
@@ -207,7 +209,7 @@ def _prediction(study: Study, name: str, sizes: dict[str, Size | None], speeds: 
     return Planned(f"predict {name}", f"every image of {', '.join(sizes)}, {by}", seconds)
 
 
-def _times(each: float | None, number: int | None) -> float | None:
+def _times(each: float | None, number: float | None) -> float | None:
     return None if each is None or number is None else each * number
 
 

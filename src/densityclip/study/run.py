@@ -1,29 +1,27 @@
 """A study, run from exams to report in one folder, and resumed where it stopped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from densityclip import steps
-from densityclip.artifacts import hash_file, hash_table, read_json, read_table, write_json, write_table
+from densityclip.artifacts import hash_file, hash_table, read_json, read_table, write_json
 from densityclip.datasets.registry import DATASETS
 from densityclip.density import CATEGORIES
 from densityclip.evaluation.evaluate import SCHEMA_VERSION
+from densityclip.study.at_once import check_at_once, train_at_once
 from densityclip.study.check import check_paths
 from densityclip.study.maps import choose, make_maps
-from densityclip.study.members import about_of, is_bundle, joinings_of, read_about, shuffled_folder
+from densityclip.study.members import about_of, joinings_of, read_about
 from densityclip.study.page import Done, write_pages
 from densityclip.study.question import check_question
 from densityclip.study.sources import listing, tables_of, where_to_index
 from densityclip.study.state import SPLITS, Progress, Report, Steps, claim
-from densityclip.study.trainings import fit_or_finish
+from densityclip.study.trainings import Trainings
 from densityclip.study_file import STAND_IN_SITE, Generate, Member, Study
-
-if TYPE_CHECKING:
-    from densityclip.training.config import TrainConfig
 
 LOCAL = "local.json"
 
@@ -31,8 +29,18 @@ LOCAL = "local.json"
 class StudyRun:
     """One study in one folder; what is done there is not done again (`state.Steps`)."""
 
-    def __init__(self, study: Study, out: Path, *, workers: int, progress: Progress, finish: bool = False) -> None:
-        self.study, self.out, self.workers, self.progress, self.finish = study, out, workers, progress, finish
+    def __init__(
+        self,
+        study: Study,
+        out: Path,
+        *,
+        workers: int,
+        progress: Progress,
+        finish: bool = False,
+        at_once: int = 1,
+    ) -> None:
+        self.study, self.out, self.workers, self.progress = study, out, workers, progress
+        self.finish, self.at_once = finish, at_once
         self.steps = Steps(out, progress)
         self.recipe = study.resolved_recipe()
 
@@ -43,20 +51,21 @@ class StudyRun:
             Path of `report.html`.
         """
         check_paths(self.study)
+        check_at_once(self.study, self.at_once)
         registered = claim(self.study, self.out)
         indexes = {name: self._cohort(name) for name in self.study.cohorts}
         splits = self._split(indexes)
         check_question(self.study, indexes[self.study.primary.cohort], splits)
         caches = {name: self._prepare(name, path) for name, path in indexes.items()}
-        foundation = self._foundation()
-        models = {member: self._train(member, caches, splits, foundation) for member in self.study.members()}
-        predictions = self._predict(models, caches, splits, foundation)
+        trainings = Trainings(self.study, self.out, caches, splits, self._foundation(), self.finish)
+        if self.at_once > 1:
+            train_at_once(trainings, self.at_once, self.progress)
+        models = {member: trainings.train(member, self.progress) for member in self.study.members()}
+        predictions = self._predict(trainings, models)
         metrics = self._evaluate(predictions, models)
         metrics["local"] = self._local(predictions, models)
         maps = {
-            arm: self._explain(
-                arm, models, indexes, predictions, self._train_on_nothing(arm, caches, splits, foundation)
-            )
+            arm: self._explain(arm, models, indexes, predictions, trainings.train_on_nothing(arm, self.progress))
             for arm in self.study.explain.arms
         }
         done = Done(indexes, caches, splits, models, predictions, metrics, maps, registered)
@@ -158,79 +167,10 @@ class StudyRun:
         self.steps.run("foundation", request, [folder / "foundation.json"], run)
         return folder
 
-    def _train_on_nothing(self, arm: str, caches: dict[str, Path], splits: Path, foundation: Path) -> Path | None:
-        """Train an arm's first member again, on shuffled labels, where the study asks for it; returns its folder."""
-        if not self.study.explain.shuffled_labels:
-            return None
-        member, *_ = self.study.members_of(arm)
-        config = self.study.train_config(member).model_copy(update={"shuffle_labels": True})
-        folder = self.out / "arms" / shuffled_folder(arm)
-        data = {"redistribute": False}
-        self._fit(f"{member.title} on shuffled labels", self._learned(caches), splits, foundation, folder, config, data)
-        return folder
-
-    def _learned(self, caches: Mapping[str, Path]) -> list[Path]:
-        """The caches that are trained on: those of internal cohorts."""
-        return [caches[name] for name, cohort in self.study.cohorts.items() if cohort.role == "internal"]
-
-    def _fit(
-        self,
-        title: str,
-        learned: list[Path],
-        splits: Path,
-        foundation: Path,
-        folder: Path,
-        config: "TrainConfig",
-        data: dict[str, Any],
-    ) -> None:
-        with self.progress(f"train {title}") as report:
-            fit_or_finish(
-                title,
-                folder,
-                lambda finish: steps.train(
-                    learned, splits, foundation, folder, config, data=data, finish=finish, progress=report
-                ),
-                finish=self.finish,
-            )
-
-    def _train(self, member: Member, caches: dict[str, Path], splits: Path, foundation: Path) -> Path:
-        """Train one member on the internal cohorts; it knows itself whether it is done. Returns its folder."""
-        internal = {name: cohort for name, cohort in self.study.cohorts.items() if cohort.role == "internal"}
-        data: dict[str, Any] = {
-            "cohorts": {name: {"redistribute": cohort.redistribute} for name, cohort in internal.items()},
-        }
-        said = {cohort.redistribute for cohort in internal.values()}
-        # One that may not be passed on decides; one of which nobody said anything leaves it open.
-        if False in said or said == {True}:
-            data["redistribute"] = False not in said
-        folder, learned = self.out / "arms" / member.folder, self._learned(caches)
-        config = self.study.train_config(member)
-        if is_bundle(member):
-            self._fit(member.title, learned, splits, foundation, folder, config, data)
-            return folder
-        with self.progress(f"train {member.title}") as report:
-            return steps.fit_baseline(
-                member.arm,
-                learned,
-                splits,
-                foundation,
-                folder,
-                config,
-                cnn=self.study.baseline_cnn.name,
-                cnn_weights=self.study.baseline_cnn.weights,
-                data=data,
-                progress=report,
-            )
-
-    def _predict(
-        self, models: dict[Member, Path], caches: dict[str, Path], splits: Path, foundation: Path
-    ) -> pl.DataFrame:
-        parts = [
-            self._predict_one(member, folder, name, cache, splits, foundation)
-            for member, folder in models.items()
-            for name, cache in caches.items()
-        ]
-        table = pl.concat(parts)
+    def _predict(self, trainings: Trainings, models: dict[Member, Path]) -> pl.DataFrame:
+        table = pl.concat(
+            trainings.predict(member, cohort, self.progress) for member in models for cohort in trainings.caches
+        )
         inputs = {member.title: hash_file(about_of(member, folder)) for member, folder in models.items()}
         joinings = joinings_of(models)
 
@@ -241,24 +181,6 @@ class StudyRun:
 
         self.steps.run("predictions", hash_table(table), [self.out / steps.PREDICTIONS], run)
         return table
-
-    def _predict_one(
-        self, member: Member, folder: Path, name: str, cache: Path, splits: Path, foundation: Path
-    ) -> pl.DataFrame:
-        """Every image of a cohort, by one member."""
-        path = folder / f"predictions-{name}.parquet"
-        request = [hash_file(about_of(member, folder)), hash_file(cache / "rows.parquet"), hash_file(splits)]
-
-        def run(report: Report) -> None:
-            mine = steps.read_splits(splits).filter(pl.col("cohort") == name)
-            if is_bundle(member):
-                table = steps.predict_cohort(cache, folder / "bundle", mine, arm=member.arm, progress=report)
-            else:
-                table = steps.predict_with_baseline(cache, folder, foundation, mine, arm=member.arm, progress=report)
-            write_table(table, path, "predictions")
-
-        self.steps.run(f"predict {member.title} {name}", request, [path], run)
-        return read_table(path, "predictions")
 
     def _evaluate(self, predictions: pl.DataFrame, models: dict[Member, Path]) -> dict[str, Any]:
         study, joinings = self.study, joinings_of(models)

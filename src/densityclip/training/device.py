@@ -1,5 +1,6 @@
 """Where a training runs and with what: device and precision as resolved, versions of the libraries."""
 
+import os
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +41,13 @@ def precision_of(config: TrainConfig) -> Precision:
     if config.precision != "auto":
         return config.precision
     return "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def use_threads(threads: int) -> None:
+    """Compute with so many CPU threads from here on, or with as many as there are cores."""
+    import torch
+
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
 
 
 def environment(config: TrainConfig) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Lightning's Trainer around a task: devices, checkpoints, loggers, what a kill leaves; its mistakes in one line."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from densityclip.artifacts import atomic_path, write_json
 from densityclip.errors import UserError
 from densityclip.training.config import TrainConfig
-from densityclip.training.device import precision_of
+from densityclip.training.device import precision_of, use_threads
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -61,7 +60,7 @@ def run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Calla
     from densityclip.training.task import NotFinite
 
     _quieten()
-    torch.set_num_threads(min(config.threads, os.cpu_count() or 1))
+    use_threads(config.threads)
     trainer = _trainer(out, config, progress)
     last = out / CHECKPOINTS / LAST
     if trainer.is_global_zero:

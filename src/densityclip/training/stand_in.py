@@ -1,7 +1,6 @@
 """The generated stand-in: the small CLIP, taught what generated images are of but not how dense they are."""
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from densityclip.model.small import make_small_foundation
 from densityclip.model.weights_check import MADE, write_made
 from densityclip.training.augmentation import apply_augmentation, augmentation_parameters
 from densityclip.training.batches import seed_for
+from densityclip.training.device import use_threads
 from densityclip.training.losses import multi_positive
 from densityclip.training.samplers import Sampler
 from densityclip.training.schedule import warm_cosine
@@ -85,7 +85,7 @@ def pretrain(
         about: What `foundation.json` says besides, such as where the exams are from.
         progress: Told (steps done, steps in all).
     """
-    torch.set_num_threads(min(how.threads, os.cpu_count() or 1))
+    use_threads(how.threads)
     items = cache.rows.unique("row").sort("row")
     said = [
         captions_of(row["laterality"], row["view"], row["modality"], thickness_mm[row["image_id"]])
