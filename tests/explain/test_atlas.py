@@ -131,9 +131,21 @@ def test_every_method_is_judged_on_every_claim_and_the_folder_says_what_it_is(at
     } <= known
 
 
+def test_what_lies_between_the_mean_curves_is_the_mean_figure(atlas):
+    _, written = atlas
+    curves = {(row["map"], row["curve"]): np.array(row["mean"]) for row in written["curves"]}
+    assert {name for name, _ in curves} == {*KEYS, "brightness", "centre", "random"}
+    whole = [row for row in written["figures"] if row["modality"] == row["density"] == "all"]
+    means = {(row["map"], row["figure"]): row["mean"] for row in whole}
+    for name in (*KEYS, "brightness", "centre"):
+        above = curves["random", "deletion"] - curves[name, "deletion"]
+        assert np.trapezoid(above, dx=0.1) == pytest.approx(means[name, "deletion"], abs=1e-4)
+        assert curves[name, "insertion"][-1] == pytest.approx(means[name, "score_range"], abs=1e-4)
+
+
 def test_without_figures_there_are_maps_alone(predictor, some, tmp_path):
     written = steps.explain({"": some.head(2)}, predictor, tmp_path, methods=("attention",), measured=False)[""]
-    assert written["figures"] == written["verdicts"] == written["consistency"] == []
+    assert written["figures"] == written["verdicts"] == written["consistency"] == written["curves"] == []
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from densityclip.explain.faithfulness import faithfulness
+from densityclip.explain.faithfulness import RANDOM, faithfulness
 
 GRID, PATCH = (6, 5), 4
 SHAPE = (GRID[0] * PATCH, GRID[1] * PATCH)
@@ -26,9 +26,9 @@ IMAGE, FAT = torch.ones(3, *SHAPE), torch.zeros(3, *SHAPE)
 ALL = np.ones(GRID, dtype=np.float32)
 
 
-def drawn_step_by_step(order: np.ndarray) -> tuple[float, float]:
-    """Mean height of the deletion and the insertion curve of a whole order, one picture at a time."""
-    heights = []
+def curves_step_by_step(order: np.ndarray) -> list[list[float]]:
+    """The deletion and the insertion curve of a whole order, one picture at a time."""
+    curves = []
     for start, other in ((IMAGE, FAT), (FAT, IMAGE)):
         points = []
         for step in range(11):
@@ -42,8 +42,14 @@ def drawn_step_by_step(order: np.ndarray) -> tuple[float, float]:
                 )
                 picture[area] = other[area]
             points.append(float(additive(picture[None])[0]))
-        heights.append(np.trapezoid(points, dx=0.1))
-    return heights[0], heights[1]
+        curves.append(points)
+    return curves
+
+
+def drawn_step_by_step(order: np.ndarray) -> tuple[float, float]:
+    """Mean height of both curves."""
+    deletion, insertion = (float(np.trapezoid(points, dx=0.1)) for points in curves_step_by_step(order))
+    return deletion, insertion
 
 
 def test_two_maps_differ_by_what_their_curves_differ_drawn_step_by_step():
@@ -58,6 +64,22 @@ def test_two_maps_differ_by_what_their_curves_differ_drawn_step_by_step():
         assert found["best"].insertion - found[name].insertion == pytest.approx(
             plain["best"][1] - plain[name][1], abs=1e-6
         )
+
+
+def test_the_curves_are_those_drawn_step_by_step_above_the_score_of_fat():
+    best, lighter = weights().numpy(), 0.25 * torch.ones(3, *SHAPE)
+    found = faithfulness(additive, IMAGE, lighter, ALL, {"best": best})
+    # With fat that has a score of its own: 0.25 of the image's.
+    floor = 0.25 * best.sum()
+    for mine, plain in zip(found["best"].curves, curves_step_by_step(np.argsort(-best.ravel())), strict=True):
+        assert np.array(mine) == pytest.approx(0.75 * np.array(plain), abs=1e-6)
+    deletion, insertion = np.array(found["best"].curves)
+    assert deletion[0] == insertion[-1] == pytest.approx(best.sum() - floor, abs=1e-6)
+    assert deletion[-1] == insertion[0] == 0
+    # What lies between a map's curve and that of random orders is its figure.
+    chance = np.array(found[RANDOM].curves)
+    assert np.trapezoid(chance[0] - deletion, dx=0.1) == pytest.approx(found["best"].deletion)
+    assert np.trapezoid(insertion - chance[1], dx=0.1) == pytest.approx(found["best"].insertion)
 
 
 def test_the_right_map_beats_random_orders_and_the_opposite_loses():
@@ -99,4 +121,6 @@ def test_tokens_outside_the_breast_are_never_touched():
 def test_pieces_change_nothing_and_no_breast_has_no_figure():
     maps = {"some": weights().numpy()}
     assert faithfulness(additive, IMAGE, FAT, ALL, maps, batch_size=5) == faithfulness(additive, IMAGE, FAT, ALL, maps)
-    assert np.isnan(faithfulness(additive, IMAGE, FAT, 0 * ALL, maps)["some"].deletion)
+    nothing = faithfulness(additive, IMAGE, FAT, 0 * ALL, maps)["some"]
+    assert np.isnan(nothing.deletion)
+    assert not nothing.curves

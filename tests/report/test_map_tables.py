@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from densityclip.report.map_curves import curve_pictures, curve_rows
 from densityclip.report.map_tables import Maps, map_grids, map_rows, map_sentences
 
 TISSUE = "it finds the known fibroglandular tissue better than the image's own brightness"
@@ -115,3 +116,27 @@ def test_every_kind_of_pair_has_words(kind):
     (grid,) = map_grids([one])
     assert grid.rows[1][1].endswith("(DM)")
     assert kind not in grid.rows[1][1] or kind in ("side",)
+
+
+def test_curves_are_a_picture_a_cohort_and_a_row_a_point():
+    def curve(name: str, which: str, mean: list[float], low: list[float] | None = None) -> dict[str, Any]:
+        high = None if low is None else mean
+        about = {"map": name, "curve": which, "share": [0.0, 0.5, 1.0], "images": 8, "patients": 6}
+        return about | {"mean": mean, "low": low, "high": high}
+
+    measured, without = maps("home"), maps("away")
+    measured.content["curves"] = [
+        curve("gradcam", "deletion", [4.0, 1.5, 0.0], [3.0, 1.0, 0.0]),
+        curve("gradcam", "insertion", [0.0, 3.0, 4.0], [0.0, 2.0, 3.0]),
+        curve("random", "deletion", [4.0, 2.5, 0.0]),
+    ]
+    (picture,) = curve_pictures([measured, without])
+    assert "bands are 95% intervals over patients" in picture.caption
+    assert picture.alternative.endswith("of 4.00 are left: GradCAM 1.50, random orders 2.50")
+    rows = list(curve_rows([measured, without]))
+    assert [row["share"] for row in rows] == [0.0, 0.5, 1.0] * 3
+    assert rows[1] == {
+        "arm": "multi", "cohort": "home", "map": "gradcam", "curve": "deletion", "share": 0.5, "mean": 1.5, "low": 1.0,
+        "high": 1.5, "images": 8, "patients": 6,
+    }  # fmt: skip
+    assert rows[-1]["low"] is None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from densityclip.artifacts import SCHEMA_VERSION, atomic_path, file_stem, hash_json, write_json, write_manifest
 from densityclip.explain.consistency import Mapped, across_members, aligned, pairs, summary
+from densityclip.explain.curves import mean_curves
 from densityclip.explain.drawing import Original, draw_sheet, for_sheet, map_title, overlay_pngs
 from densityclip.explain.figures import SHUFFLED
 from densityclip.explain.folder import CONTENT, FIGURES, MANIFEST, PAIRS, SHEET, picture_name
@@ -41,6 +42,7 @@ class Gathered:
         rows: Each image's row of the index.
         heats: (method, target) to the token maps, in the order of `rows`.
         figures: One entry an image, map and figure.
+        curves: Map to the place of each image in `rows` to its deletion and insertion curve.
         aligned: Method to the maps of the density score in the frame that all breasts share.
         members: Method to those of models of other folds, a list a model.
         sample: A few images, for what is done again and again.
@@ -51,6 +53,7 @@ class Gathered:
     rows: list[dict[str, Any]] = field(default_factory=list)
     heats: dict[Key, list[NDArray[np.float32]]] = field(default_factory=dict)
     figures: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, dict[int, NDArray[np.float32]]] = field(default_factory=dict)
     aligned: dict[str, list[Mapped]] = field(default_factory=dict)
     members: dict[str, list[list[Mapped]]] = field(default_factory=dict)
     sample: list[ImageMap] = field(default_factory=list)
@@ -108,7 +111,9 @@ def gather(
             kept.heats.setdefault(key, []).append(tokens)
         if measured:
             found = image_figures(item, classifier, gland)
-            kept.figures += [_figure(row, *one) for one in found]
+            kept.figures += [_figure(row, *one) for one in found.figures]
+            for name, curve in found.curves.items():
+                kept.curves.setdefault(name, {})[len(kept.rows) - 1] = curve
             for method, tokens in _of_density_score(item):
                 kept.aligned.setdefault(method, []).append(_mapped(item, tokens))
             kept.sample = sorted([*kept.sample, item], key=_by_chance)[:_SAMPLE]
@@ -200,6 +205,7 @@ def _write_figures(kept: Gathered, folder: Path, scale: Mapping[Key, float]) -> 
         "refused": kept.left_out,
         "abstained": [{"exam_id": exam, "reason": Reason.VIEWS_DISAGREE.value} for exam in kept.withheld],
         "figures": means,
+        "curves": mean_curves([_patient_of(row) for row in kept.rows], kept.curves),
         "consistency": [{"map": method} | row for method, table in alike.items() for row in summary(table)],
         "verdicts": verdicts(means, methods),
     }
@@ -227,12 +233,16 @@ def _of_density_score(item: ImageMap) -> Iterator[tuple[str, NDArray[np.float32]
     return ((method, tokens) for (method, target), tokens in item.tokens.items() if target == DENSITY_SCORE)
 
 
+def _patient_of(row: Mapping[str, Any]) -> str:
+    """Whose image it is; plain image files state no patient and no exam: each is one by itself."""
+    return str(row.get("patient_id") or row["image_id"])
+
+
 def _mapped(item: ImageMap, tokens: NDArray[np.float32]) -> Mapped:
     row = item.row
     return Mapped(
         image_id=str(row["image_id"]),
-        # Plain image files state no patient and no exam: each is one by itself.
-        patient_id=str(row.get("patient_id") or row["image_id"]),
+        patient_id=_patient_of(row),
         exam_id=str(row.get("exam_id") or row["image_id"]),
         laterality=row.get("laterality"),
         view=row.get("view"),

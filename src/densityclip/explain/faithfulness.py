@@ -16,6 +16,7 @@ _STEPS = 10
 _RANDOM_ORDERS = 3
 # A token belongs to the breast if half of it does; the others hold next to nothing that could be taken away.
 INSIDE = 0.5
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,14 @@ class Faithfulness:
         insertion: By how much the mean of its insertion curve lies above that of random orders; above 0 is better.
         score_range: By how much the score falls when the whole breast turns to fat, the same for every map: what the
             other two are to be held against.
+        curves: The deletion and the insertion curve themselves, at every tenth of the tokens from none to all: the
+            score above that of the breast turned to fat. Empty where no token lies in the breast.
     """
 
     deletion: float
     insertion: float
     score_range: float
+    curves: tuple[tuple[float, ...], ...] = ()
 
 
 def faithfulness(
@@ -56,11 +60,12 @@ def faithfulness(
         batch_size: Pictures scored at once.
 
     Returns:
-        Name to its figures; all NaN where no token lies in the breast.
+        Name to its figures, all NaN where no token lies in the breast; and `RANDOM`, whose curves are the mean of those
+        of the random orders.
     """
     inside = np.flatnonzero(np.asarray(breast).ravel() >= INSIDE)
     if not len(inside):
-        return {name: Faithfulness(np.nan, np.nan, np.nan) for name in maps}
+        return {name: Faithfulness(np.nan, np.nan, np.nan) for name in (*maps, RANDOM)}
     random = np.random.default_rng(seed)
     orders = {name: _order(np.asarray(values).ravel()[inside], random) for name, values in maps.items()}
     chance = {f"_random {number}": random.permutation(len(inside)) for number in range(_RANDOM_ORDERS)}
@@ -72,15 +77,17 @@ def faithfulness(
         kept = _kept(inside[order], int(np.size(breast)))
         pictures = _scores(score, image, fat, kept.reshape(-1, *np.shape(breast)), batch_size)
         deletion, insertion = np.split(pictures, 2)
-        curves[name] = (_area(ends[0], deletion, ends[1]), _area(ends[1], insertion, ends[0]))
-    by_chance = np.mean([curves[name] for name in chance], axis=0)
+        curves[name] = np.array([[ends[0], *deletion, ends[1]], [ends[1], *insertion, ends[0]]]) - ends[1]
+    by_chance = np.mean([curves.pop(name) for name in chance], axis=0)
+    areas = {name: np.trapezoid(one, dx=1 / _STEPS) for name, one in (curves | {RANDOM: by_chance}).items()}
     return {
         name: Faithfulness(
-            float(by_chance[0] - curves[name][0]),
-            float(curves[name][1] - by_chance[1]),
+            float(areas[RANDOM][0] - areas[name][0]),
+            float(areas[name][1] - areas[RANDOM][1]),
             float(ends[0] - ends[1]),
+            tuple(tuple(map(float, side)) for side in one),
         )
-        for name in maps
+        for name, one in (curves | {RANDOM: by_chance}).items()
     }
 
 
@@ -118,8 +125,3 @@ def _scores(
         shown = torch.nn.functional.pad(shown, edge, value=True)
         found.append(score(torch.where(shown[:, None], image, fat)).double().cpu().numpy())
     return np.concatenate(found)
-
-
-def _area(first: float, between: NDArray[np.float64], last: float) -> float:
-    """Area under a curve over the share of tokens, 0 to 1, by the trapezoidal rule."""
-    return float((0.5 * (first + last) + between.sum()) / _STEPS)

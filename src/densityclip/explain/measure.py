@@ -3,7 +3,8 @@
 Every figure of a method stands beside the same figure of maps that know nothing of the model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densityclip.explain.agreement import gland_auc, pointing_hit, rank_correlation
-from densityclip.explain.faithfulness import INSIDE, faithfulness
+from densityclip.explain.faithfulness import INSIDE, RANDOM, Faithfulness, faithfulness
 from densityclip.explain.figures import (
     AGAINST,
     DELETION,
@@ -47,31 +48,45 @@ Figure = tuple[str, str, float]
 Gland = Callable[[str], NDArray[np.floating] | None]
 
 
-def image_figures(item: ImageMap, classifier: "DensityClassifier", gland: Gland | None = None) -> list[Figure]:
+@dataclass(frozen=True)
+class Measured:
+    """What is known of one image's maps.
+
+    Attributes:
+        figures: (map, figure, value) of each method and each follower; figures that cannot be computed are not there.
+        curves: Map to `[2, points]`, its deletion and insertion curve (`curves.mean_curves`).
+    """
+
+    figures: list[Figure]
+    curves: dict[str, NDArray[np.float32]]
+
+
+def image_figures(item: ImageMap, classifier: "DensityClassifier", gland: Gland | None = None) -> Measured:
     """All figures about an image's maps of the density score.
 
     Args:
         item: Its maps.
         classifier: The model that they explain.
         gland: SOP Instance UID to fibroglandular thickness on the image's grid, mm; None where it is not known.
-
-    Returns:
-        (map, figure, value): of each method and each follower; figures that cannot be computed are not there.
     """
     grid = next(iter(item.slices.values())).shape[1:]
     methods = {method: tokens for (method, target), tokens in item.tokens.items() if target == DENSITY_SCORE}
     shown = {method: values[item.middle] for (method, target), values in item.slices.items() if target == DENSITY_SCORE}
     followers = follower_maps(item.shown.pixels, item.shown.mask, (grid[0], grid[1]))
     flat = {FLAT: np.ones(grid, dtype=np.float32)}
+    faithful = _faithful(item, classifier, shown | {name: followers[name] for name in (BRIGHTNESS, CENTRE)})
     found = [
         *_energy(item, methods | flat),
         *_tissue(item, methods | flat | {name: followers[name] for name in (BRIGHTNESS, BREAST)}, gland),
-        *_faithful(item, classifier, shown | {name: followers[name] for name in (BRIGHTNESS, CENTRE)}),
+        *_against_random(faithful),
         *_noise(item, classifier, shown),
         *((method, EMPTY, float(not (tokens > 0).any())) for method, tokens in methods.items()),
     ]
     found += _differences(found, list(methods))
-    return [one for one in found if np.isfinite(one[2])]
+    return Measured(
+        [one for one in found if np.isfinite(one[2])],
+        {name: np.array(one.curves, dtype=np.float32) for name, one in faithful.items() if one.curves},
+    )
 
 
 def _energy(item: ImageMap, maps: dict[str, NDArray[np.float32]]) -> Iterator[Figure]:
@@ -104,15 +119,20 @@ def _tissue(item: ImageMap, maps: dict[str, NDArray[np.float32]], gland: Gland |
 
 def _faithful(
     item: ImageMap, classifier: "DensityClassifier", maps: dict[str, NDArray[np.float32]]
-) -> Iterator[Figure]:
+) -> dict[str, Faithfulness]:
     shown = item.shown
     image, fat = to_tower(classifier, np.stack([shown.pixels, as_fat(shown.pixels, shown.mask)]))
     some = next(iter(maps.values())).shape
     breast = patch_means(shown.mask, (some[0], some[1]))
-    for name, one in faithfulness(score_of(classifier, item.row["modality"]), image, fat, breast, maps).items():
-        yield name, DELETION, one.deletion
-        yield name, INSERTION, one.insertion
-        yield name, SCORE_RANGE, one.score_range
+    return faithfulness(score_of(classifier, item.row["modality"]), image, fat, breast, maps)
+
+
+def _against_random(faithful: Mapping[str, Faithfulness]) -> Iterator[Figure]:
+    for name, one in faithful.items():
+        if name != RANDOM:
+            yield name, DELETION, one.deletion
+            yield name, INSERTION, one.insertion
+            yield name, SCORE_RANGE, one.score_range
 
 
 def _noise(item: ImageMap, classifier: "DensityClassifier", maps: dict[str, NDArray[np.float32]]) -> Iterator[Figure]:

@@ -19,6 +19,7 @@ from densityclip.report.counts import blocks
 from densityclip.report.flow import FlowStep, flow_grid
 from densityclip.report.group_tables import group_views, worst_grid
 from densityclip.report.local_tables import local_grids
+from densityclip.report.map_curves import curve_pictures
 from densityclip.report.map_tables import Maps, map_grids, map_sentences
 from densityclip.report.members import members_grid, members_picture
 from densityclip.report.pictures import (
@@ -131,6 +132,7 @@ def write_study_report(
         sheets=[(sheet, data_uri(sheet.png, "png")) for sheet in sheets],
         map_sentences=map_sentences(maps),
         map_grids=map_grids(maps),
+        map_curves=curve_pictures(maps),
         error_counts=error_counts(errors, kinds) if errors else None,
         worst_exams=worst_grids(errors, kinds),
         withheld=[str(one.cohort) for one in errors if not one.ids_allowed],

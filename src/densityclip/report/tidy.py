@@ -9,6 +9,7 @@ from typing import Any
 from densityclip.artifacts import write_text
 from densityclip.density import CATEGORIES
 from densityclip.report.flow import FlowStep
+from densityclip.report.map_curves import curve_rows
 from densityclip.report.map_tables import Maps, map_rows
 from densityclip.report.tables import PLACE
 from densityclip.report.worst_exams import Errors
@@ -27,8 +28,8 @@ def write_tables(
     maps: Sequence[Maps] = (),
 ) -> list[Path]:
     """Write what there is of `metrics`, `differences`, `groups`, `worst`, `conformal`, `ceiling`, `tests`, `trainings`,
-    `confusion`, `roc`, `reliability`, `local`, `flow`, `calibration`, `errors`, `worst_exams` and `maps`, each a CSV
-    file.
+    `confusion`, `roc`, `reliability`, `local`, `flow`, `calibration`, `errors`, `worst_exams`, `maps` and
+    `map_curves`, each a CSV file.
 
     Args:
         folder: Where to.
@@ -59,6 +60,7 @@ def write_tables(
         "errors": _errors(errors),
         "worst_exams": _worst_exams(errors),
         "maps": map_rows(maps),
+        "map_curves": curve_rows(maps),
     }
     written = []
     for name, rows in tables.items():
