@@ -22,6 +22,7 @@ from densityclip.deliver.limits import Limits
 from densityclip.deliver.listener import (
     CANNOT_UNDERSTAND,
     OUT_OF_RESOURCES,
+    REPORT_CLASSES,
     STORAGE_CLASSES,
     TRANSFER_SYNTAXES,
     VERIFICATION,
@@ -93,6 +94,38 @@ def test_the_file_on_disk_holds_the_bytes_that_were_sent(opened):
     # Behind the file meta information, which each end writes for itself, every byte is the same.
     start = sent.index(struct.pack("<HH", 0x0008, 0x0016))
     assert whole.endswith(sent[start:])
+
+
+def with_reports(port: int):
+    ae = AE(ae_title="SENDER")
+    for sop_class in (DM_FOR_PRESENTATION, *REPORT_CLASSES):
+        ae.add_requested_context(sop_class, list(TRANSFER_SYNTAXES[:1]))
+    return ae.associate("127.0.0.1", port, ae_title="DENSITYCLIP")
+
+
+def report() -> pydicom.Dataset:
+    found = mammogram("1.2.3.9")
+    found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.34"
+    del found.PixelData
+    return found
+
+
+def test_reports_of_a_whole_study_are_dropped_with_success_where_that_is_wanted(opened):
+    here = opened(discard_reports=True)
+    association = with_reports(here.port)
+    assert len(association.accepted_contexts) == 1 + len(REPORT_CLASSES)
+    assert association.send_c_store(report()).Status == 0
+    assert not here.files()
+    assert sum(here.store.states().values()) == 0, "no exam waits for an answer because of a report"
+    assert association.send_c_store(mammogram("1.2.3")).Status == 0
+    association.release()
+    assert len(here.files()) == 1
+
+
+def test_reports_are_refused_where_nobody_asked_to_drop_them(opened):
+    association = with_reports(opened().port)
+    assert [one.abstract_syntax for one in association.accepted_contexts] == [DM_FOR_PRESENTATION]
+    association.release()
 
 
 @pytest.mark.parametrize(("title", "called"), [("STRANGER", "DENSITYCLIP"), ("SENDER", "OTHER")])

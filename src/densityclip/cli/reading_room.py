@@ -31,6 +31,10 @@ def listen(
         list[str] | None, typer.Option("--allow-address", help="Address or network that may send; may be repeated.")
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Send pictures of where the model looked too.")] = False,
+    discard_reports: Annotated[
+        bool,
+        typer.Option("--discard-reports", help="Say success to reports and presentation states too, and drop them."),
+    ] = False,
     quiet_time: Annotated[float, typer.Option(help="Seconds without an image until an exam is complete.")] = 30.0,
     workers: OwnWorkers = 1,
     associations: Annotated[int, typer.Option(min=1, help="Associations at once.")] = 8,
@@ -64,7 +68,7 @@ def listen(
     titles, networks = tuple(allow_ae or ()), tuple(allow_address or ())
     settings = ListenSettings(
         store,
-        Port(ae_title, address, port, titles, networks, tls, limits),
+        Port(ae_title, address, port, titles, networks, tls, limits, discard_reports),
         tuple(parse_peer(text, calling=ae_title) for text in peer or ()),
         quiet_seconds=quiet_time,
         keep_hours=keep_hours,

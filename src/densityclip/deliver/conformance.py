@@ -12,6 +12,7 @@ from densityclip.deliver.limits import GIBIBYTE, Limits
 from densityclip.deliver.listener import (
     CANNOT_UNDERSTAND,
     OUT_OF_RESOURCES,
+    REPORT_CLASSES,
     STORAGE_CLASSES,
     SUCCESS,
     TRANSFER_SYNTAXES,
@@ -47,7 +48,7 @@ and asynchronous operations are not used.
 
 ## Transfer syntaxes that are accepted
 
-Each with every storage class above; the bytes are kept as they came.
+Each with every storage class that is received; the bytes are kept as they came. What is dropped comes uncompressed.
 
 | transfer syntax | UID |
 |---|---|
@@ -86,12 +87,16 @@ def as_page() -> str:
     roles = [
         ("Verification", f"`{VERIFICATION}`", "SCP"),
         *((name, f"`{uid}`", "Storage SCP (receives)") for uid, name in STORAGE_CLASSES.items()),
+        *((name, f"`{uid}`", "Storage SCP with `--discard-reports` (drops)") for uid, name in REPORT_CLASSES.items()),
         *((name, f"`{uid}`", "Storage SCU, STOW-RS user agent (sends)") for uid, name in SENT_CLASSES.items()),
     ]
     full = f"No room on the disk, or an exam of more than {limits.exam_instances} instances. Send it again later."
     odd = "The header cannot be read, has no valid Study Instance UID, or another SOP Instance UID than the message."
     statuses = [
-        (f"`0x{SUCCESS:04X}`", "The instance is on disk (synced). Also for one that was there before."),
+        (
+            f"`0x{SUCCESS:04X}`",
+            "The instance is on disk (synced). Also for one that was there before, and what `--discard-reports` drops.",
+        ),
         (f"`0x{OUT_OF_RESOURCES:04X}`", full),
         (f"`0x{CANNOT_UNDERSTAND:04X}`", odd),
     ]

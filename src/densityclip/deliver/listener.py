@@ -1,4 +1,4 @@
-"""The DICOM port: a Storage SCP (PS3.4 annex B) that says success only for what is on disk.
+"""The DICOM port: a Storage SCP (PS3.4 annex B) that says success only for what is on disk, or is told to drop.
 
 Nothing is decoded here. The bytes go to the store as they came; only the header is read, for the study's UID.
 """
@@ -43,6 +43,18 @@ STORAGE_CLASSES: dict[str, str] = {
     modality.SECONDARY_CAPTURE: "Secondary Capture Image Storage",
 }
 """What is accepted: mammograms, and what travels with them and would else make a whole association fail."""
+
+REPORT_CLASSES: dict[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.88.11": "Basic Text SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.22": "Enhanced SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.33": "Comprehensive SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.50": "Mammography CAD SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.59": "Key Object Selection Document Storage",
+    "1.2.840.10008.5.1.4.1.1.88.67": "X-Ray Radiation Dose SR Storage",
+    "1.2.840.10008.5.1.4.1.1.11.1": "Grayscale Softcopy Presentation State Storage",
+}
+"""What a PACS sends along where it sends whole studies, our own reports among it; taken on request, and never kept."""
 
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 TRANSFER_SYNTAXES: tuple[str, ...] = (*_UNCOMPRESSED, *sorted(SYNTAXES))
@@ -118,6 +130,7 @@ class Port:
         allowed_addresses: Addresses or networks, such as `10.1.0.0/16`; empty allows all.
         tls: None is plain TCP.
         limits: Of associations and sizes.
+        discard_reports: Say success to reports and presentation states too, and drop them.
     """
 
     ae_title: str = "DENSITYCLIP"
@@ -127,6 +140,7 @@ class Port:
     allowed_addresses: tuple[str, ...] = ()
     tls: Tls | None = None
     limits: Limits = field(default_factory=Limits)
+    discard_reports: bool = False
 
     def __post_init__(self) -> None:
         for title in (self.ae_title, *self.allowed_titles):
@@ -233,6 +247,9 @@ class Listener:
 
     def _stored(self, event: Any) -> int:
         sender = _title(event)
+        if event.context.abstract_syntax in REPORT_CLASSES:
+            audit("discarded", sender=sender, why="report")
+            return SUCCESS
         try:
             accepted = self._accept(event, sender)
         except DiskFullError:
@@ -299,6 +316,8 @@ def _application(settings: Port) -> "ApplicationEntity":
     ae.add_supported_context(VERIFICATION)
     for sop_class in STORAGE_CLASSES:
         ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+    for sop_class in REPORT_CLASSES if settings.discard_reports else ():
+        ae.add_supported_context(sop_class, list(_UNCOMPRESSED))
     return ae
 
 
