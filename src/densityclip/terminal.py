@@ -45,7 +45,7 @@ def progress(title: str) -> Iterator[Report]:
 
 
 class _Rate:
-    """Pieces a second since the first report, which may find work that an earlier run has done."""
+    """Pieces a second, or a minute, since the first report, which may find work that an earlier run has done."""
 
     def __init__(self) -> None:
         self._start: tuple[int, float] | None = None
@@ -55,7 +55,11 @@ class _Rate:
         if self._start is None:
             self._start = (done, now)
         pieces, seconds = done - self._start[0], now - self._start[1]
-        return f"{pieces / seconds:.{1 if pieces < 100 * seconds else 0}f}/s" if seconds > 1 else ""
+        if seconds <= 1:
+            return ""
+        if 10 * pieces < seconds:
+            return f"{60 * pieces / seconds:.1f}/min"
+        return f"{pieces / seconds:.{1 if pieces < 100 * seconds else 0}f}/s"
 
 
 def _plain_lines(title: str) -> Report:
