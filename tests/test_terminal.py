@@ -5,8 +5,10 @@ import pytest
 from densityclip import terminal
 
 
-@pytest.mark.parametrize(("seconds", "pieces", "said"), [(10, 5, "0.5/s"), (90, 3, "2.0/min"), (2, 400, "200/s")])
-def test_a_rate_is_told_by_the_second_or_by_the_minute(seconds, pieces, said, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("seconds", "pieces", "said"), [(10, 5, "0.5/s"), (90, 3, "2.0/min"), (7200, 3, "1.5/h"), (2, 400, "200/s")]
+)
+def test_a_rate_is_told_in_the_unit_that_shows_it(seconds, pieces, said, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     with terminal.progress("work") as report:

@@ -45,7 +45,7 @@ def progress(title: str) -> Iterator[Report]:
 
 
 class _Rate:
-    """Pieces a second, or a minute, since the first report, which may find work that an earlier run has done."""
+    """Pieces a second, minute or hour since the first report, which may find work that an earlier run has done."""
 
     def __init__(self) -> None:
         self._start: tuple[int, float] | None = None
@@ -57,9 +57,10 @@ class _Rate:
         pieces, seconds = done - self._start[0], now - self._start[1]
         if seconds <= 1:
             return ""
-        if 10 * pieces < seconds:
-            return f"{60 * pieces / seconds:.1f}/min"
-        return f"{pieces / seconds:.{1 if pieces < 100 * seconds else 0}f}/s"
+        for unit, length in (("s", 1), ("min", 60)):
+            if length * pieces >= 0.1 * seconds:
+                return f"{length * pieces / seconds:.{1 if pieces * length < 100 * seconds else 0}f}/{unit}"
+        return f"{3600 * pieces / seconds:.1f}/h"
 
 
 def _plain_lines(title: str) -> Report:

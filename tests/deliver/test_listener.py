@@ -9,12 +9,15 @@ import ssl
 import struct
 import subprocess
 import time
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
 import pytest
 from listen_samples import PATIENT, as_bytes, mammogram
 from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
 import densityclip.deliver.durable as durable
 from densityclip.deliver.exams import hashed
@@ -120,6 +123,26 @@ def test_reports_of_a_whole_study_are_dropped_with_success_where_that_is_wanted(
     assert association.send_c_store(mammogram("1.2.3")).Status == 0
     association.release()
     assert len(here.files()) == 1
+
+
+def test_an_image_that_comes_in_the_context_of_a_report_is_refused_and_not_dropped(opened):
+    here = opened(discard_reports=True)
+    association = with_reports(here.port)
+    (context,) = (c for c in association.accepted_contexts if c.abstract_syntax == report().SOPClassUID)
+    image = mammogram("1.2.3")
+    # A sender that mixes up its contexts: the message names an image, the context a report.
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    request.DataSet = BytesIO(encode(image, is_implicit_vr=False, is_little_endian=True))
+    # The association's own thread would take the answer.
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    assert answer.Status == CANNOT_UNDERSTAND
+    assert not here.files()
+    association.release()
 
 
 def test_reports_are_refused_where_nobody_asked_to_drop_them(opened):

@@ -131,7 +131,7 @@ def test_curves_are_a_picture_a_cohort_and_a_row_a_point():
         curve("random", "deletion", [4.0, 2.5, 0.0]),
     ]
     (picture,) = curve_pictures([measured, without])
-    assert "bands are 95% intervals over patients" in picture.caption
+    assert "bands are 95% intervals over patients, point by point" in picture.caption
     assert picture.alternative.endswith("of 4.00 are left: GradCAM 1.50, random orders 2.50")
     rows = list(curve_rows([measured, without]))
     assert [row["share"] for row in rows] == [0.0, 0.5, 1.0] * 3

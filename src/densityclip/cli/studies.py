@@ -31,7 +31,10 @@ def study(
     ] = False,
     workers: Workers = 2,
     at_once: Annotated[
-        int, typer.Option("--at-once", min=1, help="Trainings at the same time: each on a GPU of its own, or on cores.")
+        int,
+        typer.Option(
+            "--at-once", min=1, help="Trainings at the same time, over the GPUs in turn, or on cores of their own."
+        ),
     ] = 1,
 ) -> None:
     """Run a whole study, or go on with it.
@@ -74,9 +77,9 @@ def _run_study(
         check_paths(described)
         check_at_once(described, at_once)
         speeds = measure(described, out)
-        lines = plan(described, out, speeds=speeds, workers=workers, at_once=at_once)
+        lines = plan(described, out, speeds=speeds, workers=workers)
         terminal.show_table(described.title, ("step", "what", "about"), [line.row() for line in lines])
-        for sentence in summary(lines, described, out, speeds=speeds):
+        for sentence in summary(lines, described, out, speeds=speeds, at_once=at_once):
             terminal.say(sentence)
         return
     page = StudyRun(described, out, workers=workers, progress=terminal.progress, finish=finish, at_once=at_once).run()

@@ -48,7 +48,8 @@ and asynchronous operations are not used.
 
 ## Transfer syntaxes that are accepted
 
-Each with every storage class that is received; the bytes are kept as they came. What is dropped comes uncompressed.
+Each with every storage class that is received; the bytes are kept as they came. What is dropped comes in one of the
+first four.
 
 | transfer syntax | UID |
 |---|---|

@@ -49,10 +49,14 @@ REPORT_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.88.22": "Enhanced SR Storage",
     "1.2.840.10008.5.1.4.1.1.88.33": "Comprehensive SR Storage",
     "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR Storage",
+    "1.2.840.10008.5.1.4.1.1.88.35": "Extensible SR Storage",
     "1.2.840.10008.5.1.4.1.1.88.50": "Mammography CAD SR Storage",
     "1.2.840.10008.5.1.4.1.1.88.59": "Key Object Selection Document Storage",
     "1.2.840.10008.5.1.4.1.1.88.67": "X-Ray Radiation Dose SR Storage",
     "1.2.840.10008.5.1.4.1.1.11.1": "Grayscale Softcopy Presentation State Storage",
+    "1.2.840.10008.5.1.4.1.1.11.2": "Color Softcopy Presentation State Storage",
+    "1.2.840.10008.5.1.4.1.1.11.4": "Blending Softcopy Presentation State Storage",
+    "1.2.840.10008.5.1.4.1.1.104.1": "Encapsulated PDF Storage",
 }
 """What a PACS sends along where it sends whole studies, our own reports among it; taken on request, and never kept."""
 
@@ -248,8 +252,7 @@ class Listener:
     def _stored(self, event: Any) -> int:
         sender = _title(event)
         if event.context.abstract_syntax in REPORT_CLASSES:
-            audit("discarded", sender=sender, why="report")
-            return SUCCESS
+            return self._discarded(event, sender)
         try:
             accepted = self._accept(event, sender)
         except DiskFullError:
@@ -265,6 +268,15 @@ class Listener:
             return CANNOT_UNDERSTAND
         audit("accepted", sender=sender, study=accepted.study, new=int(accepted.is_new))
         self._arrived()
+        return SUCCESS
+
+    def _discarded(self, event: Any, sender: str) -> int:
+        """Nothing is kept of a report; an image that comes as one is refused, as it would be lost."""
+        named = str(event.request.AffectedSOPClassUID)
+        if named not in REPORT_CLASSES:
+            audit("refused", sender=sender, why="an image in the context of a report")
+            return CANNOT_UNDERSTAND
+        audit("discarded", sender=sender, why=REPORT_CLASSES[named])
         return SUCCESS
 
     def _accept(self, event: Any, sender: str) -> Accepted:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from densityclip.deliver.exams import Job
 from densityclip.deliver.limits import Limits
 from densityclip.errors import UserError
 from densityclip.reasons import Reason, Refused
+from densityclip.worker_pool import end_with_parent
 
 Answer = Callable[[Sequence[Path], Path, Sequence[Path]], list[Path]]
 """One exam to its objects: (files, folder to write to, objects of earlier answers) -> the files written.
@@ -196,11 +196,4 @@ def _limit_itself(most_bytes: int) -> None:
     with contextlib.suppress(OSError):
         # Where the whole machine has too little memory, the kernel shall end a worker and not the service.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()

@@ -1,6 +1,5 @@
 """Percentile bootstrap over patients: images of one patient are drawn together, as whole-number weights."""
 
-import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from densityclip.artifacts import hash_json
 from densityclip.evaluation.metrics import Sample, Scoring
 from densityclip.evaluation.ranking import Floats, Ints
+from densityclip.worker_pool import cores
 
 COVERAGE = 0.95
 # Rounded, so that the 26th of 1,001 replicates is met exactly and a test and its interval agree there.
@@ -110,7 +110,7 @@ def replicates(
     who, position = _positions(patients)
     scoring = Scoring.of(sample, names, position, len(who))
     threaded = len(position) * resamples >= _WORTH_THREADS
-    return _scored(scoring, _draws(who, resamples, seed), _cores() if threaded else 1)
+    return _scored(scoring, _draws(who, resamples, seed), cores() if threaded else 1)
 
 
 def replicates_of_part(
@@ -131,7 +131,7 @@ def replicates_of_part(
     step = _step(len(counts))
     pieces = (counts[:, start : start + step].T for start in range(0, counts.shape[1], step))
     threaded = len(position) * counts.shape[1] >= _WORTH_THREADS
-    return _scored(scoring, pieces, _cores() if threaded else 1)
+    return _scored(scoring, pieces, cores() if threaded else 1)
 
 
 def row_weights(patients: Sequence[str], resamples: int, seed: int) -> Floats:
@@ -187,10 +187,6 @@ def _draws(names: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Ints]
 
 def _step(n_patients: int) -> int:
     return max(1, min(_RESAMPLES_AT_ONCE, _CELLS_AT_ONCE // max(1, n_patients)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _scored(scoring: Scoring, pieces: Iterable[NDArray[np.integer]], threads: int) -> dict[str, Floats]:

@@ -78,8 +78,8 @@ def faithfulness(
         pictures = _scores(score, image, fat, kept.reshape(-1, *np.shape(breast)), batch_size)
         deletion, insertion = np.split(pictures, 2)
         curves[name] = np.array([[ends[0], *deletion, ends[1]], [ends[1], *insertion, ends[0]]]) - ends[1]
-    by_chance = np.mean([curves.pop(name) for name in chance], axis=0)
-    areas = {name: np.trapezoid(one, dx=1 / _STEPS) for name, one in (curves | {RANDOM: by_chance}).items()}
+    curves[RANDOM] = np.mean([curves.pop(name) for name in chance], axis=0)
+    areas = {name: np.trapezoid(one, dx=1 / _STEPS) for name, one in curves.items()}
     return {
         name: Faithfulness(
             float(areas[RANDOM][0] - areas[name][0]),
@@ -87,7 +87,7 @@ def faithfulness(
             float(ends[0] - ends[1]),
             tuple(tuple(map(float, side)) for side in one),
         )
-        for name, one in (curves | {RANDOM: by_chance}).items()
+        for name, one in curves.items()
     }
 
 

@@ -83,9 +83,10 @@ def image_figures(item: ImageMap, classifier: "DensityClassifier", gland: Gland 
         *((method, EMPTY, float(not (tokens > 0).any())) for method, tokens in methods.items()),
     ]
     found += _differences(found, list(methods))
+    curves = {name: np.array(one.curves, dtype=np.float32) for name, one in faithful.items()}
     return Measured(
         [one for one in found if np.isfinite(one[2])],
-        {name: np.array(one.curves, dtype=np.float32) for name, one in faithful.items() if one.curves},
+        {name: curve for name, curve in curves.items() if curve.size and np.isfinite(curve).all()},
     )
 
 

@@ -47,7 +47,7 @@ def _picture(one: Maps) -> Picture:
     curves = one.content["curves"]
     patients = number_of(max(row["patients"] for row in curves), "patient")
     banded = any(row["low"] is not None for row in curves)
-    band = "; bands are 95% intervals over patients" if banded else "; too few patients for intervals"
+    band = "bands are 95% intervals over patients, point by point" if banded else "too few patients for intervals"
     halves = [
         f"{_words(row['map'])} {row['mean'][len(row['mean']) // 2]:.2f}" for row in curves if row["curve"] == DELETION
     ]
@@ -55,7 +55,7 @@ def _picture(one: Maps) -> Picture:
     return Picture(
         data_uri(_drawn(curves), "svg"),
         "",
-        f"{one.title}, {patients}; means over images{band} (of the methods alone).",
+        f"{one.title}, {patients}; means over images; {band}.",
         f"Deletion and insertion curves of {one.title}. With half of the tokens taken away, of {whole:.2f} are left: "
         + ", ".join(halves),
     )

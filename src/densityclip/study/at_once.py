@@ -2,10 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 
 from densityclip.errors import UserError
@@ -13,7 +17,7 @@ from densityclip.records import number_of
 from densityclip.study.state import Progress, Report
 from densityclip.study.trainings import Trainings
 from densityclip.study_file import Member, Study
-from densityclip.worker_pool import worker_pool
+from densityclip.worker_pool import cores, end_with_parent, worker_context
 
 
 def check_at_once(study: Study, number: int) -> None:
@@ -25,24 +29,25 @@ def check_at_once(study: Study, number: int) -> None:
     Raises:
         UserError: There are too few cores.
     """
-    import torch
+    from densityclip.training.device import device_of
 
-    cores = os.cpu_count() or 1
-    threads = max(study.train_config(member).threads for member in study.members())
-    if number > 1 and number * threads > cores and not torch.cuda.is_available():
-        most = cores // threads
-        fewer = f"use --at-once {most}" if most > 1 else "leave --at-once out"
-        raise UserError(
-            f"{number} trainings of {threads} threads each want {number * threads} cores, and there are {cores}",
-            f"{fewer}, or set `training: {{threads: {max(1, cores // number)}}}` in the study file",
-        )
+    configs = [study.train_config(member) for member in study.members()]
+    threads = max((config.threads for config in configs if device_of(config).type == "cpu"), default=0)
+    if number == 1 or number * threads <= cores():
+        return
+    most = max(1, cores() // threads)
+    ways = [f"use --at-once {most}" if most > 1 else "leave --at-once out"]
+    if threads > 1 and cores() >= number:
+        ways.append(f"set `training: {{threads: {cores() // number}}}` in the study file, with another --out")
+    wanted = f"{number} trainings of {number_of(threads, 'thread')} each want {number * threads} cores"
+    raise UserError(f"{wanted}, and there are {cores()}", ", or ".join(ways))
 
 
 def train_at_once(trainings: Trainings, number: int, progress: Progress) -> None:
     """Train and ask every member of a study, `number` of them at a time.
 
     What is done already is found done. One that fails leaves the others alone: they are trained to their ends before
-    the error is raised. Which of them ran beside which changes no answer.
+    the error is raised. Which of them ran beside which changes no answer. An interrupt ends them all where they are.
 
     Args:
         trainings: What they share.
@@ -50,54 +55,51 @@ def train_at_once(trainings: Trainings, number: int, progress: Progress) -> None
         progress: Counts those that are done.
 
     Raises:
-        UserError: Of the first that failed, or that its process was killed.
+        UserError: What those that failed said, or that their process was killed.
+        RuntimeError: One failed by a mistake of ours; its traceback.
     """
-    slots: SimpleQueue[_Slot] = SimpleQueue()
-    every = [_Slot(place) for place in range(number)]
-    for slot in every:
-        slots.put(slot)
-    tasks = _tasks(trainings.study)
+    tasks, gpus = _tasks(trainings.study), _gpus()
+    slots = [_Slot(gpus[place % len(gpus)] if gpus else None) for place in range(min(number, len(tasks)))]
+    free: SimpleQueue[_Slot] = SimpleQueue()
+    for slot in slots:
+        free.put(slot)
 
-    def run(task: _Task) -> UserError | None:
-        slot = slots.get()
+    def run(task: _Task) -> str | UserError | None:
+        slot = free.get()
         try:
             return slot.run(trainings, task)
         finally:
-            slots.put(slot)
+            free.put(slot)
 
-    failed: dict[_Task, BaseException] = {}
-    with progress(f"train and predict, {number} at once") as report, contextlib.ExitStack() as stack:
-        for slot in every:
-            stack.callback(slot.close)
-        threads = stack.enter_context(ThreadPoolExecutor(number))
+    failed: dict[_Task, str | UserError] = {}
+    with progress(f"train and predict, {number} at once") as report, ThreadPoolExecutor(len(slots)) as threads:
+        report(0, len(tasks))
         running = {threads.submit(run, task): task for task in tasks}
         try:
             for done, future in enumerate(as_completed(running), start=1):
-                error = future.exception() or future.result()
-                if error is not None:
-                    failed[running[future]] = error
+                said = future.result()
+                if said is not None:
+                    failed[running[future]] = said
                 report(done, len(tasks))
-        except BaseException:
-            for future in running:
-                future.cancel()
-            raise
+        finally:
+            # After an interrupt nobody waits for trainings that take hours; they go on from their last checkpoint.
+            for slot in slots:
+                slot.end()
     if failed:
-        _raise_first(tasks, failed)
+        _raise(tasks, failed)
 
 
-def _raise_first(tasks: Sequence["_Task"], failed: dict["_Task", BaseException]) -> None:
-    first = next(task for task in tasks if task in failed)
-    error = failed[first]
-    if not isinstance(error, UserError):
-        raise error
+def _raise(tasks: Sequence["_Task"], failed: Mapping["_Task", str | UserError]) -> None:
+    for task, said in failed.items():
+        if isinstance(said, str):
+            raise RuntimeError(f"{task.title} failed by a mistake of this program\n{said}")
+    told = [(task.title, error) for task in tasks if isinstance(error := failed.get(task), UserError)]
     # One that its loss stopped names itself.
-    fact = error.fact if error.fact.startswith(first.title) else f"{first.title}: {error.fact}"
-    if len(failed) > 1:
-        others = ", ".join(task.title for task in tasks if task in failed and task is not first)
-        fact = f"{fact}; failed too: {others}"
+    facts = [error.fact if error.fact.startswith(title) else f"{title}: {error.fact}" for title, error in told]
     left = len(tasks) - len(failed)
-    kept = f"; the other {number_of(left, 'training')} went to the end and will not be repeated" if left else ""
-    raise UserError(fact + kept, error.next_step) from error
+    if left:
+        facts.append(f"the other {number_of(left, 'training')} went to the end and will not be repeated")
+    raise UserError("; ".join(facts), told[0][1].next_step)
 
 
 @dataclass(frozen=True)
@@ -118,56 +120,94 @@ def _tasks(study: Study) -> tuple[_Task, ...]:
     return (*(_Task(member) for member in study.members()), *again)
 
 
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 class _Slot:
     """A place for one training: its process, which is kept from one to the next, for torch takes seconds to import."""
 
-    def __init__(self, place: int) -> None:
-        self._place = place
-        self._pool: ProcessPoolExecutor | None = None
+    def __init__(self, gpu: str | None) -> None:
+        self._gpu, self._ended, self._lock = gpu, False, threading.Lock()
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
 
-    def run(self, trainings: Trainings, task: _Task) -> UserError | None:
-        if self._pool is None:
-            self._pool = worker_pool(1)
+    def run(self, trainings: Trainings, task: _Task) -> str | UserError | None:
+        """Train and ask; returns what went wrong, a mistake of ours as its traceback."""
+        pipe = self._start()
+        if pipe is None:
+            return None
         try:
-            return self._pool.submit(_train_and_predict, trainings, task, self._place).result()
-        except BrokenProcessPool:
-            self.close()
+            pipe.send((trainings, task))
+            said: str | UserError | None = pipe.recv()
+        except (EOFError, OSError):
+            self._kill()
             return UserError(
                 "its process was killed, perhaps for want of memory",
                 "the same command goes on where it stopped; where it happens again, lower --at-once",
             )
+        return said
 
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+    def _start(self) -> Connection | None:
+        """The pipe to the process, which is started where there is none; None where it has ended for good."""
+        with self._lock:
+            if self._ended:
+                return None
+            if self._pipe is None:
+                context = worker_context()
+                self._pipe, theirs = context.Pipe()
+                self._process = context.Process(target=_serve, args=(theirs, self._gpu), daemon=True)
+                self._process.start()
+                theirs.close()
+            return self._pipe
+
+    def end(self) -> None:
+        """End the process, whatever it is at, and start no other."""
+        self._ended = True
+        self._kill()
+
+    def _kill(self) -> None:
+        with self._lock:
+            if self._process is not None and self._pipe is not None:
+                self._process.kill()
+                self._process.join()
+                self._pipe.close()
+            self._process = self._pipe = None
 
 
-def _train_and_predict(trainings: Trainings, task: _Task, place: int) -> UserError | None:
-    """In the process of a slot; a mistake of the user's comes back as a value, so that the process lives on."""
-    _take_gpu(place)
-    try:
-        if task.shuffled:
-            trainings.train_on_nothing(task.member.arm, _silent)
-            return None
-        trainings.train(task.member, _silent)
-        for cohort in trainings.caches:
-            trainings.predict(task.member, cohort, _silent)
-    except UserError as error:
-        return UserError(error.fact, error.next_step)
-    return None
+def _serve(pipe: Connection, gpu: str | None) -> None:
+    """What the process of a slot does: one training after the other, until its parent ends it."""
+    end_with_parent()
+    # An interrupt of the terminal goes to all processes; the parent alone decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    with contextlib.suppress(EOFError):
+        while True:
+            trainings, task = pipe.recv()
+            try:
+                _train_and_predict(trainings, task)
+            except UserError as error:
+                pipe.send(UserError(error.fact, error.next_step))
+            except Exception:  # noqa: BLE001 - whatever it is, the other trainings go on, and the parent raises it
+                pipe.send(traceback.format_exc())
+            else:
+                pipe.send(None)
 
 
-def _take_gpu(place: int) -> None:
-    """Show this process one GPU of those that it was given; before torch has looked at any."""
-    import torch
-
-    if torch.cuda.is_initialized():
-        return  # the slot's second training
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
-    if len(names) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[place % len(names)]
+def _train_and_predict(trainings: Trainings, task: _Task) -> None:
+    if task.shuffled:
+        trainings.train_on_nothing(task.member.arm, _silent)
+        return
+    trainings.train(task.member, _silent)
+    for cohort in trainings.caches:
+        trainings.predict(task.member, cohort, _silent)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What a study will do, how much that is, and what of it is done."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from densityclip.imaging.plan import said_bytes, said_seconds
@@ -44,7 +44,7 @@ class Planned:
         return self.step, self.what, "done" if self.done else "" if self.seconds is None else said_seconds(self.seconds)
 
 
-def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int = 1, at_once: int = 1) -> list[Planned]:
+def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int = 1) -> list[Planned]:
     """The steps of a study in their order.
 
     A step counts as done when a run left its state; whether it reads the same as then, only a run can tell.
@@ -54,7 +54,6 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
         out: Its folder, which need not exist.
         speeds: Of `measure`; without them no time is told.
         workers: Processes that generate and prepare.
-        at_once: Trainings at the same time.
     """
     sizes = {name: size_of(study, name, out) for name in study.cohorts}
     speeds = speeds or Speeds()
@@ -65,11 +64,8 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
         lines.append(Planned("foundation", what, stand_in_seconds(study, speeds, workers)))
     elif study.foundation.path is None:
         lines.append(Planned("foundation", "the small model with random weights"))
-    trained = [_training(study, member, sizes, speeds) for member in study.members()]
-    trained += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
-    if study.explain.shuffled_labels:
-        trained += [_on_shuffled_labels(study, arm, sizes, speeds) for arm in study.explain.arms]
-    lines += [replace(line, seconds=_times(line.seconds, 1 / at_once)) for line in trained]
+    lines += [_training(study, member, sizes, speeds) for member in study.members()]
+    lines += [_prediction(study, name, sizes, speeds) for name in (*study.arms, *study.baselines)]
     lines.append(Planned("predictions", PREDICTIONS))
     resamples = f"{study.evaluation.resamples:,} resamples over patients"
     lines.append(Planned("evaluate", resamples, evaluate_seconds(study, sizes, speeds)))
@@ -78,12 +74,16 @@ def plan(study: Study, out: Path, *, speeds: Speeds | None = None, workers: int 
     mapped = mapped_images(study, sizes)
     maps = "maps" if mapped is None else f"maps of about {number_of(round(sum(mapped.values())), 'image')}"
     for arm in study.explain.arms:
+        if study.explain.shuffled_labels:
+            lines.append(_on_shuffled_labels(study, arm, sizes, speeds))
         lines.append(Planned(f"explain {arm}", maps, explain_seconds(study, arm, sizes, speeds)))
     lines.append(Planned("report", "report.html"))
     return list(_marked(study, out, lines))
 
 
-def summary(lines: list[Planned], study: Study, out: Path, *, speeds: Speeds | None = None) -> list[str]:
+def summary(
+    lines: list[Planned], study: Study, out: Path, *, speeds: Speeds | None = None, at_once: int = 1
+) -> list[str]:
     """What the whole comes to, in sentences.
 
     Args:
@@ -91,6 +91,7 @@ def summary(lines: list[Planned], study: Study, out: Path, *, speeds: Speeds | N
         study: The study.
         out: Its folder.
         speeds: As for `plan`; of archives that are not indexed, times of a thousand images follow from them.
+        at_once: Trainings at the same time.
     """
     sizes = {name: size_of(study, name, out) for name in study.cohorts}
     known = [size for size in sizes.values() if size is not None]
@@ -107,17 +108,26 @@ def summary(lines: list[Planned], study: Study, out: Path, *, speeds: Speeds | N
     index = out / "cohorts" / study.primary.cohort / INDEX
     if index.is_file():
         said += [sentence for sentence in (few_patients(study, index, out / SPLITS),) if sentence]
-    left = sum(line.seconds for line in lines if line.seconds is not None and not line.done)
+    left = _left([line for line in lines if not line.done], at_once)
     timeless = (line.step for line in lines if line.seconds is None and not line.done)
     # The trainings of an arm are one name here.
     without = list(dict.fromkeys(step.partition(" fold ")[0] for step in timeless))
     if left:
+        beside = f", with {at_once} trainings at once" if at_once > 1 else ""
         said.append(
-            f"About {said_seconds(left)} for the steps that have a time: an estimate from a few exams, training steps "
-            "and resamples measured on this machine just now."
+            f"About {said_seconds(left)} for the steps that have a time{beside}: an estimate from a few exams, "
+            "training steps and resamples measured on this machine just now."
             + (f" Without a time, and on top of it: {', '.join(without)}." if without else "")
         )
     return said
+
+
+def _left(lines: list[Planned], at_once: int) -> float:
+    """Seconds of some steps, of which trainings and their predictions run beside each other."""
+    beside = [line.seconds or 0.0 for line in lines if line.step.startswith(("train ", "predict "))]
+    alone = sum(line.seconds or 0.0 for line in lines) - sum(beside)
+    # No training is done sooner than it takes, however many run beside it.
+    return alone + max(sum(beside) / at_once, max(beside, default=0.0))
 
 
 def _trainings(study: Study) -> str:
@@ -209,7 +219,7 @@ def _prediction(study: Study, name: str, sizes: dict[str, Size | None], speeds: 
     return Planned(f"predict {name}", f"every image of {', '.join(sizes)}, {by}", seconds)
 
 
-def _times(each: float | None, number: float | None) -> float | None:
+def _times(each: float | None, number: int | None) -> float | None:
     return None if each is None or number is None else each * number
 
 

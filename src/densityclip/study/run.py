@@ -22,6 +22,7 @@ from densityclip.study.sources import listing, tables_of, where_to_index
 from densityclip.study.state import SPLITS, Progress, Report, Steps, claim
 from densityclip.study.trainings import Trainings
 from densityclip.study_file import STAND_IN_SITE, Generate, Member, Study
+from densityclip.training.device import use_threads
 
 LOCAL = "local.json"
 
@@ -249,6 +250,7 @@ class StudyRun:
         nothing = None if shuffled is None else shuffled / "bundle"
 
         def run(report: Report) -> None:
+            use_threads(self.study.train_config(member).threads)
             make_maps(
                 bundle,
                 others,

@@ -1,12 +1,12 @@
 """Where a training runs and with what: device and precision as resolved, versions of the libraries."""
 
-import os
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 from densityclip.errors import UserError
 from densityclip.training.config import TrainConfig
+from densityclip.worker_pool import cores
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def use_threads(threads: int) -> None:
     """Compute with so many CPU threads from here on, or with as many as there are cores."""
     import torch
 
-    torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    torch.set_num_threads(min(threads, cores()))
 
 
 def environment(config: TrainConfig) -> dict[str, Any]:
