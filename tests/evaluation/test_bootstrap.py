@@ -74,7 +74,7 @@ def test_the_draw_follows_the_seed_and_the_patients_not_their_order():
 )
 def test_neither_pieces_nor_threads_change_a_figure_or_a_draw(monkeypatch, settings):
     rows, patients = sample()
-    monkeypatch.setattr("densityclip.evaluation.bootstrap._cores", lambda: 3)
+    monkeypatch.setattr("densityclip.evaluation.bootstrap.cores", lambda: 3)
     whole, draw = replicates(rows, patients, resamples=30, seed=0), patient_weights(patients, 30, 0)[1]
     for name, value in settings.items():
         monkeypatch.setattr(f"densityclip.evaluation.bootstrap.{name}", value)

@@ -123,8 +123,7 @@ def test_the_report_is_one_file_that_says_first_that_the_exams_were_generated(ro
     words = " ".join(re.sub(r"<[^>]+>", " ", text[text.index("<body") :]).split())
     assert "generated" in words[:200]
     for site in ("internal", "rsna-like", "embed-like"):
-        assert f"The class mix of {site}" in words
-    assert "class mix was not chosen" in words[: words.index("The answer")]
+        assert f"The class mix of {site}" in words[:1500]
     assert not re.search(r"""(src|href)=["'](https?:|//|/|\.)""", page)
     assert "<script" not in page
     assert page.count("data:image/") >= 10

@@ -174,7 +174,7 @@ def _figures(
         "main_metrics": MAIN_METRICS,
         "further_metrics": FURTHER_METRICS,
         "further": {level: further_sets(sets, level == primary["level"]) for level, sets in levels.items() if sets},
-        "dots": dot_picture(drawn, told),
+        "dots": dot_picture(matrix(metrics, told, [contrast], primary["level"], kinds=kinds), told),
         "groups": group_views(metrics, primary, contrast, kinds),
         "worst": worst_grid(metrics, primary, contrast, kinds),
         "smallest_group": metrics.get("smallest_group", 20),

@@ -72,5 +72,5 @@ def reliability_figure(
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axes.set(xlabel="probability", ylabel="share that was so")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper left", handlelength=2.4, fontsize=8)
+            axes.legend(loc="best", handlelength=2.4, fontsize=8)
     return sink.getvalue()
