@@ -88,7 +88,7 @@ def calibrate(
         )
     for sentence in said:
         terminal.say(sentence)
-    terminal.say(f"The fitted model lies in {out}/")
+    terminal.say(f"The fitted model lies in {out}.")
 
 
 def export(
