@@ -19,6 +19,9 @@ from densityclip.study.trainings import Trainings
 from densityclip.study_file import Member, Study
 from densityclip.worker_pool import cores, end_with_parent, worker_context
 
+# Seconds that an idle process may take to end.
+_BREATH = 10.0
+
 
 def check_at_once(study: Study, number: int) -> None:
     """Refuse more trainings at a time than there are cores for, where they train on the CPU.
@@ -134,7 +137,8 @@ class _Slot:
     """A place for one training: its process, which is kept from one to the next, for torch takes seconds to import."""
 
     def __init__(self, gpu: str | None) -> None:
-        self._gpu, self._ended, self._lock = gpu, False, threading.Lock()
+        self._gpu, self._lock = gpu, threading.Lock()
+        self._ended, self._busy = False, False
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -143,15 +147,18 @@ class _Slot:
         pipe = self._start()
         if pipe is None:
             return None
+        self._busy = True
         try:
             pipe.send((trainings, task))
             said: str | UserError | None = pipe.recv()
         except (EOFError, OSError):
-            self._kill()
+            self._close()
             return UserError(
                 "its process was killed, perhaps for want of memory",
                 "the same command goes on where it stopped; where it happens again, lower --at-once",
             )
+        finally:
+            self._busy = False
         return said
 
     def _start(self) -> Connection | None:
@@ -170,14 +177,18 @@ class _Slot:
     def end(self) -> None:
         """End the process, whatever it is at, and start no other."""
         self._ended = True
-        self._kill()
+        self._close()
 
-    def _kill(self) -> None:
+    def _close(self) -> None:
         with self._lock:
             if self._process is not None and self._pipe is not None:
-                self._process.kill()
-                self._process.join()
+                if self._busy:
+                    self._process.kill()
+                    self._process.join()
+                # One that waits ends by itself at the end of its pipe, and tidies up.
                 self._pipe.close()
+                self._process.join(_BREATH)
+                self._process.kill()
             self._process = self._pipe = None
 
 
