@@ -14,6 +14,7 @@ from densityclip import artifacts
 from densityclip.artifacts import (
     SCHEMAS,
     atomic_path,
+    check_folder,
     conform,
     disk_error,
     file_stem,
@@ -153,3 +154,18 @@ def test_a_table_of_ours_that_lost_a_column_says_which(tmp_path):
     pl.read_parquet(path).drop("prob_d").write_parquet(path, metadata=kept)
     with pytest.raises(UserError, match="lacks the columns prob_d"):
         read_table(path, "predictions")
+
+
+def test_a_folder_that_cannot_be_written_into_is_said_before_any_work(tmp_path: Path):
+    check_folder(tmp_path / "new" / "deeper")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="file is no folder"):
+            check_folder(folder)
+
+
+def test_a_write_below_a_file_is_a_sentence_too(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is no folder and cannot be made one"):
+        write_json(tmp_path / "file" / "below.json", {})

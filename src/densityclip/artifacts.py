@@ -122,7 +122,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         named = disk_error(error, path)
         if named is error:
             raise
@@ -142,7 +143,22 @@ def disk_error(error: BaseException, path: Path) -> BaseException:
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path.parent} cannot be written", "choose another --out, or change its permissions")
+    if number in (errno.ENOTDIR, errno.EEXIST) or (number == errno.ENOENT and not path.parent.is_dir()):
+        return UserError(f"{path.parent} is no folder and cannot be made one", "choose another --out")
     return error
+
+
+def check_folder(folder: Path) -> None:
+    """Say before any work is done that results cannot be written into a folder; nothing is made.
+
+    Raises:
+        UserError: It is no folder, lies in something that is none, or cannot be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is no folder", "choose another --out")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{there} cannot be written", "choose another --out, or change its permissions")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -278,6 +278,23 @@ def test_the_log_has_neither_name_nor_uid(opened, caplog):
         assert not [record for record in caplog.records if secret in record.getMessage()]
 
 
+def test_a_rejected_association_is_in_the_audit_log_with_the_reason(opened, caplog):
+    here = opened(allowed_titles=("SENDER",), limits=Limits(associations=1, reserve_bytes=0))
+    with caplog.at_level(logging.INFO, "densityclip.audit"):
+        associate(here.port, called="OTHER")
+        associate(here.port, title="STRANGER")
+        first = associate(here.port)
+        associate(here.port)
+        first.release()
+    events = [json.loads(record.getMessage()) for record in caplog.records if record.name == "densityclip.audit"]
+    rejected = [(event["sender"], event["why"]) for event in events if event["event"] == "rejected"]
+    assert rejected == [
+        ("SENDER", "called as OTHER"),
+        ("STRANGER", "AE title"),
+        ("SENDER", "too many associations"),
+    ]
+
+
 def test_noise_on_the_port_leaves_it_open(opened):
     here, dice = opened(), random.Random(7)
     for number in range(20):

@@ -1,5 +1,7 @@
 """Answers wait for a peer that is down, are sent again to one that refuses, and go to each peer on its own."""
 
+import json
+import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -91,7 +93,34 @@ def test_a_warning_of_the_peer_means_that_it_has_the_object(store, run, peer):
     wait_until(lambda: store.state_of(study)[0] is State.DELIVERED)
 
 
-def test_a_peer_that_does_not_know_the_kind_of_object_leaves_it_waiting(peer, tmp_path):
+def said(caplog) -> list[str]:
+    """Why objects were not taken, as the audit log has it."""
+    events = [json.loads(one.getMessage()) for one in caplog.records if one.name == "densityclip.audit"]
+    return [event["why"] for event in events if event["event"] == "object not taken"]
+
+
+def test_why_a_peer_does_not_take_an_object_is_in_the_audit_log(store, peer, caplog):
+    peer.status = 0xA900
+    peer.start()
+    put_answer(store, "1.2.3", dicom_peer(peer))
+    with caplog.at_level(logging.INFO, "densityclip.audit"):
+        assert dicom_peer(peer).send(next(store.outbox.due(peer.address)).objects) == []
+    assert said(caplog) == ["status 0xA900"]
+
+
+def test_a_name_that_is_not_known_is_a_peer_that_is_down_and_no_fault_of_the_object(tmp_path):
+    path = tmp_path / "image.dcm"
+    path.write_bytes(as_bytes(mammogram("1.2.3")))
+    with pytest.raises(PeerError, match="its name cannot be resolved"):
+        parse_peer("dicom://PACS@no-such-host.invalid:104", calling="X").send([path])
+
+
+def test_an_address_without_an_ae_title_names_itself():
+    with pytest.raises(UserError, match="names no AE title"):
+        parse_peer("dicom://127.0.0.1:104", calling="X")
+
+
+def test_a_peer_that_does_not_know_the_kind_of_object_leaves_it_waiting(peer, tmp_path, caplog):
     from pynetdicom import AE
 
     ae = AE(ae_title="PACS")
@@ -101,7 +130,9 @@ def test_a_peer_that_does_not_know_the_kind_of_object_leaves_it_waiting(peer, tm
     path = tmp_path / "image.dcm"
     path.write_bytes(as_bytes(mammogram("1.2.3")))
     try:
-        assert parse_peer(f"dicom://PACS@127.0.0.1:{port}", calling="X").send([path]) == []
+        with caplog.at_level(logging.INFO, "densityclip.audit"):
+            assert parse_peer(f"dicom://PACS@127.0.0.1:{port}", calling="X").send([path]) == []
+        assert said(caplog) == ["it does not accept Digital Mammography X-Ray Image Storage - For Presentation"]
     finally:
         server.shutdown()
 

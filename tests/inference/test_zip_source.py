@@ -95,13 +95,19 @@ def test_a_damaged_file_is_empty_and_its_neighbours_are_whole(tmp_path: Path):
     assert unpack(path) == {"00000-one": b"", "00001-two": b"second"}
 
 
-def test_an_encrypted_file_is_refused_as_empty(tmp_path: Path):
-    path = make_zip(tmp_path / "a.zip", {"one": b"secret"})
+def test_an_encrypted_file_is_refused_as_empty_and_an_archive_of_them_says_what_to_do(tmp_path: Path):
+    path = make_zip(tmp_path / "a.zip", {"one": b"secret", "two": b"plain"})
     data = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(signature) + offset] |= 1
     path.write_bytes(data)
-    assert unpack(path) == {"00000-one": b""}
+    assert unpack(path) == {"00000-one": b"", "00001-two": b"plain"}
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.rindex(signature) + offset] |= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="is encrypted") as caught:
+        unpack(path)
+    assert caught.value.next_step == "unpack it, and give the folder"
 
 
 def test_an_archive_cut_short_or_without_files_says_so(tmp_path: Path):
@@ -111,7 +117,10 @@ def test_an_archive_cut_short_or_without_files_says_so(tmp_path: Path):
     path = make_zip(tmp_path / "a.zip", {"one": b"x" * 1000})
     cut = tmp_path / "cut.zip"
     cut.write_bytes(path.read_bytes()[:-30])
-    assert not is_zip(cut)  # such a file goes on as what it is: unreadable
+    assert not is_zip(cut)
+    with pytest.raises(UserError, match="is no zip archive, or a damaged one") as caught:
+        unpack(cut)
+    assert caught.value.next_step == "copy or make the archive again"
 
 
 def test_anything_else_passes_as_it_is(tmp_path: Path):

@@ -84,6 +84,12 @@ def test_too_few_patients_are_refused_however_many_images_they_have():
         labelled_images(held)
 
 
+def test_exams_without_any_label_are_told_how_labels_are_given():
+    with pytest.raises(UserError, match="none of the exams has a label") as caught:
+        labelled_images(site(40).with_columns(pl.lit(None, pl.String()).alias("label")))
+    assert "--labels" in caught.value.next_step
+
+
 def test_a_category_that_no_exam_has_is_refused_by_name():
     images = site(80)
     with pytest.raises(UserError, match="no labelled image is of category D"):

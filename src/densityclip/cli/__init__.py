@@ -58,7 +58,7 @@ def main() -> None:
         sys.exit(EXIT_NOTHING_DONE)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            sys.stderr.write("densityclip: stopped. The same command goes on where it stopped.\n")
+            sys.stderr.write("densityclip: stopped. Run the same command again; what is finished is not done twice.\n")
         raise
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from densityclip.cli.options import Out, Workers, exit_if, open_model
+from densityclip.cli.options import OutFolder, Workers, exit_if, open_model
 from densityclip.cli.shown import show_metrics
 from densityclip.errors import UserError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def predict(
     source: Annotated[Path, typer.Argument(help="DICOM or image file, a folder or a zip archive of them, or a cache.")],
     model: Annotated[Path, typer.Option(help="Bundle.")],
-    out: Out,
+    out: OutFolder,
     sr: Annotated[bool, typer.Option("--sr", help="Write a DICOM structured report per exam.")] = False,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw where the model looked, as PNG and as DICOM secondary captures.")
@@ -53,7 +53,7 @@ def predict(
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="predictions.parquet or its folder.")],
-    out: Out,
+    out: OutFolder,
     arm: Annotated[str | None, typer.Option(help="Score this arm alone, of predictions that hold several.")] = None,
     against: Annotated[Path | None, typer.Option(help="Other predictions of the same images, to subtract.")] = None,
     against_arm: Annotated[
@@ -96,7 +96,7 @@ def evaluate(
 def explain(
     source: Annotated[Path, typer.Argument(help="DICOM or image file, or a folder of them.")],
     model: Annotated[Path, typer.Option(help="Bundle.")],
-    out: Out,
+    out: OutFolder,
     method: Annotated[
         list[str] | None,
         typer.Option(help="gradcam, attention or occlusion (slow); again for more.  [default: gradcam, attention]"),
@@ -158,6 +158,8 @@ def _show_refused(rows: Sequence[Mapping[str, Any]]) -> None:
 
     for row in rows[:10]:
         terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
+    if len(rows) > 10:
+        terminal.say(f"Refused: {len(rows) - 10} more.")
 
 
 def _show_predictions(table: "pl.DataFrame", out: Path) -> None:

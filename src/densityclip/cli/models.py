@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from densityclip.cli.options import Out, Sets, Workers, open_model
+from densityclip.cli.options import Out, OutFolder, Sets, Workers, open_model
 from densityclip.errors import UserError
 
 
 def train(
     caches: Annotated[list[Path], typer.Argument(help="Caches of `densityclip prepare`.")],
     splits: Annotated[Path, typer.Option(help="File of `densityclip split`.")],
-    out: Out,
+    out: OutFolder,
     foundation: Annotated[Path, typer.Option(help="Folder with BiomedCLIP's files.")],
     config: Annotated[Path | None, typer.Option(help="YAML with training settings.")] = None,
     set_: Sets = None,
@@ -57,7 +57,7 @@ def calibrate(
     source: Annotated[
         Path, typer.Argument(help="Labelled exams of the site: DICOM folder or zip archive, index, or cache.")
     ],
-    out: Out,
+    out: OutFolder,
     labels: Annotated[
         Path | None, typer.Option(help="Label table of DICOM files, as of `densityclip index --table`.")
     ] = None,

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
+
+
+def _checked(folder: Path) -> Path:
+    from densityclip.artifacts import check_folder
+
+    check_folder(folder)
+    return folder
+
+
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into.", callback=_checked)]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from densityclip.cli.options import Out, Workers, pairs
+from densityclip.cli.options import OutFolder, Workers, pairs
 from densityclip.cli.shown import show_metrics
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def study(
             "embed-vindr."
         ),
     ],
-    out: Out,
+    out: OutFolder,
     path: Annotated[
         list[str] | None, typer.Option("--path", help="name=path for each ${name} in the study file; repeat.")
     ] = None,

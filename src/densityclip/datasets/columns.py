@@ -125,7 +125,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
             rows.
     """
     if not path.is_file():
-        raise UserError(f"the table {path} does not exist", "correct --table")
+        raise UserError(f"the table {path} does not exist", "correct its path")
     if path.suffix.lower() in (".xls", ".xlsx", ".ods"):
         raise UserError(f"{path} is a workbook", "save its sheet as CSV and give that")
     parquet = path.suffix.lower() in (".parquet", ".pq")

@@ -53,8 +53,8 @@ class ListenSettings:
     peer_pauses: Pauses = field(default_factory=lambda: Pauses(first=2, factor=2, longest=60))
 
     def __post_init__(self) -> None:
-        if self.quiet_seconds <= 0 or self.keep_hours < 0 or self.keep_failed_hours < 0:
-            raise UserError("a time is negative", "give a positive number")
+        if not (self.quiet_seconds > 0 and self.keep_hours >= 0 and self.keep_failed_hours >= 0):
+            raise UserError("a time is negative or no number", "give a positive number")
         names = [peer.name for peer in self.peers]
         if len(set(names)) < len(names):
             raise UserError("a peer is named twice", "give each --peer once")
@@ -160,6 +160,8 @@ def _look_after_until(stop: threading.Event, store: Store, settings: ListenSetti
 
 
 def _tell_of_forgotten_peers(store: Store, settings: ListenSettings) -> None:
+    if not settings.peers:
+        _log.warning("no --peer is given: answers stay in the store, and go after %g hours", settings.keep_hours)
     known = {peer.name for peer in settings.peers}
     for name, objects in store.outbox.waiting_for().items():
         if name not in known:

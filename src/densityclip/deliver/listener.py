@@ -205,6 +205,7 @@ class Listener:
             (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._associated),
+            (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_DIMSE_RECV, self._message_whole),
             (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_C_STORE, self._stored),
@@ -241,6 +242,17 @@ class Listener:
 
     def _associated(self, event: Any) -> None:
         audit("associated", address=event.assoc.requestor.address, sender=_title(event))
+
+    def _rejected(self, event: Any) -> None:
+        request, sender = event.assoc.requestor.primitive, _title(event)
+        called = _printable(str(request.called_ae_title)) if request is not None else ""
+        if called != self._settings.ae_title.strip():
+            why = f"called as {called}"
+        elif self._settings.allowed_titles and sender not in self._settings.allowed_titles:
+            why = "AE title"
+        else:
+            why = "too many associations"
+        audit("rejected", address=event.assoc.requestor.address, sender=sender, why=why)
 
     def _message_whole(self, event: Any) -> None:
         event.assoc.dul.socket.recv.__self__.seen = 0
@@ -341,5 +353,8 @@ def quiet_libraries() -> None:
 
 def _title(event: Any) -> str:
     """Calling AE title, fit for a log."""
-    title = event.assoc.requestor.ae_title
+    return _printable(event.assoc.requestor.ae_title)
+
+
+def _printable(title: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in title.strip())[:16]

@@ -10,8 +10,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gaierror
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
+
+from pydicom.uid import UID
 
 from densityclip.deliver.audit_log import audit
 from densityclip.deliver.exams import Delivery
@@ -79,9 +82,14 @@ class DicomPeer:
                 status = association.send_c_store(dataset)
                 if status.get("Status") in _STORED:
                     confirmed.append(path)
-        except (ValueError, RuntimeError) as error:
-            # No presentation context was accepted for this object, or the association has ended.
-            _log.warning("%s does not take an object (%s)", self.name, type(error).__name__)
+                elif "Status" in status:
+                    _not_taken(self.name, f"status 0x{status.Status:04X}")
+                else:
+                    _not_taken(self.name, "no answer")
+        except (ValueError, RuntimeError):
+            refused = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
+            said = f"it does not accept {', '.join(sorted(refused))}" if refused else "the association has ended"
+            _not_taken(self.name, said)
         finally:
             if association.is_established:
                 association.release()
@@ -97,7 +105,11 @@ class DicomPeer:
         for sop_class, syntax in sorted(contexts):
             ae.add_requested_context(sop_class, syntax)
         tls = (ssl.create_default_context(), self.host) if self.tls else None
-        association = ae.associate(self.host, self.port, ae_title=self.title, tls_args=tls)
+        try:
+            association = ae.associate(self.host, self.port, ae_title=self.title, tls_args=tls)
+        except OSError as error:
+            # A name that is not known today may be known in a minute; nothing is wrong with the objects.
+            raise PeerError("its name cannot be resolved" if isinstance(error, gaierror) else str(error)) from error
         # A peer that answers but knows none of these classes is up: other exams may have objects that it takes.
         if not association.is_established and not association.rejected_contexts:
             raise PeerError("it rejects us" if association.is_rejected else "no association")
@@ -131,18 +143,23 @@ class WebPeer:
             try:
                 answer = client.store_instances([dcmread(path)])
             except HTTPError as error:
-                _log.warning(
-                    "%s does not take an object (HTTP %s)", self.name, getattr(error.response, "status_code", "?")
-                )
+                _not_taken(self.name, f"HTTP {getattr(error.response, 'status_code', '?')}")
                 continue
             except RequestException as error:
                 if confirmed:
                     break
                 raise PeerError(type(error).__name__) from error
             # Orthanc names failures, none of them, where it has the object already.
-            if not answer.get("FailedSOPSequence"):
+            if answer.get("FailedSOPSequence"):
+                _not_taken(self.name, "it names the object as failed")
+            else:
                 confirmed.append(path)
         return confirmed
+
+
+def _not_taken(peer: str, why: str) -> None:
+    _log.warning("%s does not take an object: %s", peer, why)
+    audit("object not taken", peer=peer, why=why)
 
 
 def parse_peer(text: str, *, calling: str) -> Peer:
@@ -168,6 +185,8 @@ def parse_peer(text: str, *, calling: str) -> Peer:
         return WebPeer(text.rstrip("/"))
     if parts.scheme in ("dicom", "dicoms") and host and port and parts.path in ("", "/"):
         title = unquote(parts.username or "")
+        if not title:
+            raise UserError(f"{text!r} names no AE title", _HOW_TO)
         check_title(title)
         name = f"{parts.scheme}://{title}@{host}:{port}"
         return DicomPeer(name, title, host, port, calling, tls=parts.scheme == "dicoms")

@@ -94,7 +94,9 @@ def _unpacked(source: Path, limits: ZipLimits, out: Path) -> Iterator[Path]:
         # The message names the path.
         raise Refused(Reason.TOO_LARGE, error.fact.replace(str(source), "the archive")) from None
     except UserError as error:
-        raise Refused(Reason.UNREADABLE, error.fact.replace(str(source), "the archive")) from None
+        raise Refused(
+            Reason.UNREADABLE, f"{error.fact.replace(str(source), 'the archive')}; {error.next_step}"
+        ) from None
 
 
 def _answer_folder(predictor: "Predictor", folder: Path, out: Path) -> list[Path]:

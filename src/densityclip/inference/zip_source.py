@@ -66,6 +66,8 @@ def unpacked(source: Path, limits: ZipLimits | None = None, *, within: Path | No
         ArchiveTooLarge: It is beyond the limits.
     """
     if not is_zip(source):
+        if source.is_file() and source.suffix.lower() == ".zip":
+            raise UserError(f"{source} is no zip archive, or a damaged one", "copy or make the archive again")
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="densityclip-zip-", dir=within) as folder:
@@ -83,6 +85,8 @@ def _unpack(archive: zipfile.ZipFile, source: Path, folder: Path, limits: ZipLim
     members = [member for member in archive.infolist() if not (member.is_dir() or is_side_car(_name(member)))]
     if not members:
         raise UserError(f"{source} holds no files", "give an archive with DICOM files")
+    if all(member.flag_bits & _ENCRYPTED for member in members):
+        raise UserError(f"{source} is encrypted", "unpack it, and give the folder")
     if len(members) > limits.files:
         raise _beyond(source, f"{len(members):,} files, {limits.files:,} are allowed")
     by_ratio = _RATIO_FREE_BYTES + limits.ratio * source.stat().st_size
@@ -99,6 +103,9 @@ def _unpack(archive: zipfile.ZipFile, source: Path, folder: Path, limits: ZipLim
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
             # Never half a file, nor a whole one whose checksum is wrong: its pixels would be answered.
             path.write_bytes(b"")
+
+
+_ENCRYPTED = 0x1
 
 
 def _name(member: zipfile.ZipInfo) -> str:

@@ -59,6 +59,10 @@ def labelled_images(images: pl.DataFrame) -> pl.DataFrame:
     rows = images.filter(answered & pl.col("label").is_not_null())
     rows = rows.with_columns(who.alias("patient_id")).sort("image_id")
     patients = rows["patient_id"].n_unique()
+    if not patients and images["label"].is_null().all():
+        raise UserError(
+            "none of the exams has a label", "give a table of them as --labels, or an index that holds them"
+        )
     if patients < SMALLEST_SITE:
         raise UserError(
             f"{patients} patient{'s' * (patients != 1)} with labelled exams that the model answered cannot fit it to a "
