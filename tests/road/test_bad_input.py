@@ -95,6 +95,7 @@ def test_a_bundle_that_is_not_one(given: str, road: Path, exam: Path, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_a_cache_made_with_another_recipe(road: Path, bundle: Path, tmp_path: Path, densityclip):
     index = road / "cohorts" / "rsna-like"
     assert densityclip("prepare", index, "--out", tmp_path / "c", "--size", "96").returncode == 0
@@ -170,6 +171,7 @@ def tiny_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_with_what_to_do_and_leaves_no_half_file(
     road: Path, bundle: Path, exam: Path, tiny_disk: Path, densityclip
 ):

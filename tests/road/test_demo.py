@@ -136,6 +136,7 @@ def test_the_terminal_shows_the_result_table_and_the_path_of_the_report(road: Pa
     assert re.search(r"multi\s+internal\s+s2D\s+\d+\s+\d+\s+[01]\.\d\d", printed)
 
 
+@pytest.mark.slow
 def test_run_again_it_does_nothing_twice(road: Path, densityclip):
     # What tells of the study is written anew: it is made in seconds, and never out of date.
     told = ("study.json", "report.html", "checklist.md", "model-card.md")

@@ -41,6 +41,7 @@ def test_make_demo_installs_the_pinned_set_and_runs_the_demo():
     assert done.stdout.strip().splitlines()[-1] == "no-such-environment/bin/densityclip demo --out demo"
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_as_they_stand_in_an_empty_folder(tmp_path: Path):
     workplace = tmp_path
     (hand,) = (block for block in blocks("README.md", "sh") if "densityclip phantom" in block)

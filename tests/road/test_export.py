@@ -50,6 +50,7 @@ def altered(bundle: Path, folder: Path, **changes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_onnx_and_its_description_are_enough_to_answer_as_predict_does(road, bundle, densityclip, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -81,6 +82,7 @@ def test_onnx_and_its_description_are_enough_to_answer_as_predict_does(road, bun
     assert compared > 50
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_docs_give_the_probabilities_of_predict(
     road, bundle, densityclip, tmp_path, monkeypatch, capsys
 ):
