@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from densityclip.report.tables import find_cell, find_difference
+from sites_table import text
 
 PLACES = (
     *(("internal", "test", modality) for modality in ("DM", "s2D", "DBT", "all")),
@@ -51,11 +52,6 @@ def row(metrics: dict[str, Any], where: dict[str, str]) -> str:
         text(multi["accuracy"]),
     )
     return f"| {' | '.join(columns)} |"
-
-
-def text(estimate: dict[str, Any], digits: int = 2, sign: str = "") -> str:
-    value, low, high = (f"{estimate[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ def place(metrics: dict[str, Any], arm: str, cohort: str, part: str, modality: s
     return dict(found["metrics"])
 
 
-def text(estimate: dict[str, Any], digits: int = 2) -> str:
-    return f"{estimate['value']:.{digits}f} ({estimate['low']:.{digits}f} to {estimate['high']:.{digits}f})"
+def text(estimate: dict[str, Any], digits: int = 2, sign: str = "") -> str:
+    value, low, high = (f"{estimate[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densityclip.evaluation.bootstrap import mean_of_rows, row_weights
-from densityclip.explain.figures import DELETION, FEWEST_PATIENTS, INSERTION
-
-_RESAMPLES = 1000
+from densityclip.explain.figures import DELETION, FEWEST_PATIENTS, INSERTION, RESAMPLES
 
 
 def mean_curves(
@@ -31,7 +29,7 @@ def mean_curves(
     for name, mine in curves.items():
         places = sorted(mine)
         owners = [patients[place] for place in places]
-        weights = row_weights(owners, _RESAMPLES, 0)
+        weights = row_weights(owners, RESAMPLES, 0)
         values = np.stack([mine[place] for place in places]).astype(np.float64)
         number = len(set(owners))
         for side, figure in enumerate((DELETION, INSERTION)):

@@ -12,6 +12,7 @@ EMPTY, SCORE_RANGE = "empty", "score_range"
 EVERYTHING = "everything"
 # Under so many patients no interval is given: a percentile bootstrap of a handful says nothing.
 FEWEST_PATIENTS = 5
+RESAMPLES = 1000
 # One shuffle of a tower is one draw, and what it leaves of a map varies from draw to draw as much as between women.
 SHUFFLES = 5
 AGAINST = {

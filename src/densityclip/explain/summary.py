@@ -18,6 +18,7 @@ from densityclip.explain.figures import (
     NOISE,
     POINTING,
     RANDOMISED,
+    RESAMPLES,
     SCORE_RANGE,
     SHUFFLED,
     TISSUE_AUC,
@@ -31,7 +32,6 @@ PASSED, FAILED, NOT_SHOWN = "passed", "failed", "not shown"
 RANDOMISED_BOUND, NOISE_BOUND = 0.5, 0.8
 # Share of images without any heat that a method may have; likewise ours.
 EMPTY_BOUND = 0.05
-_RESAMPLES = 1000
 _BY_CATEGORY = (TISSUE_AUC, POINTING, beyond(TISSUE_AUC))
 
 
@@ -68,9 +68,9 @@ def _mean(rows: pl.DataFrame) -> dict[str, Any]:
     # Plain image files state no patient: each is one by itself. The order of rows must not reach the last digits.
     rows = rows.sort("image_id", "draw")
     patients = rows.select(pl.coalesce("patient_id", "image_id")).to_series().to_list()
-    weights = row_weights(patients, _RESAMPLES, 0)
+    weights = row_weights(patients, RESAMPLES, 0)
     if rows["draw"].n_unique() > 1:
-        weights = weights * row_weights(rows["draw"].cast(pl.String).to_list(), _RESAMPLES, 1)
+        weights = weights * row_weights(rows["draw"].cast(pl.String).to_list(), RESAMPLES, 1)
     number = len(set(patients))
     found = mean_of_rows(rows["value"].to_numpy(), weights, number)
     return {

@@ -16,6 +16,7 @@ from densityclip.dicom.header import is_dicom
 from densityclip.errors import UserError
 
 _CHUNK = 1 << 20
+_ENCRYPTED = 0x1
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}")
 # Small archives of zeros have any ratio and do no harm.
 _RATIO_FREE_BYTES = 100 << 20
@@ -103,9 +104,6 @@ def _unpack(archive: zipfile.ZipFile, source: Path, folder: Path, limits: ZipLim
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
             # Never half a file, nor a whole one whose checksum is wrong: its pixels would be answered.
             path.write_bytes(b"")
-
-
-_ENCRYPTED = 0x1
 
 
 def _name(member: zipfile.ZipInfo) -> str:

@@ -49,7 +49,6 @@ class Trainings:
         if False in said or said == {True}:
             data["redistribute"] = False not in said
         folder, config = self.out / "arms" / member.folder, self.study.train_config(member)
-        self.use_threads_of(member)
         if is_bundle(member):
             self._fit(member.title, folder, config, data, progress)
             return folder
@@ -72,7 +71,6 @@ class Trainings:
         if not self.study.explain.shuffled_labels:
             return None
         member, *_ = self.study.members_of(arm)
-        self.use_threads_of(member)
         config = self.study.train_config(member).model_copy(update={"shuffle_labels": True})
         folder = self.out / "arms" / shuffled_folder(arm)
         self._fit(f"{member.title} on shuffled labels", folder, config, {"redistribute": False}, progress)
@@ -85,7 +83,8 @@ class Trainings:
         request = [hash_file(about_of(member, folder)), hash_file(cache / "rows.parquet"), hash_file(self.splits)]
 
         def run(report: Report) -> None:
-            self.use_threads_of(member)
+            # Those of its training: in whatever process and order, its answers are the same to the last bit.
+            use_threads(self.study.train_config(member).threads)
             mine = steps.read_splits(self.splits).filter(pl.col("cohort") == cohort)
             if is_bundle(member):
                 table = steps.predict_cohort(cache, folder / "bundle", mine, arm=member.arm, progress=report)
@@ -97,10 +96,6 @@ class Trainings:
 
         Steps(self.out, progress).run(f"predict {member.title} {cohort}", request, [path], run)
         return read_table(path, "predictions")
-
-    def use_threads_of(self, member: Member) -> None:
-        """Compute with a member's threads: in whatever process and order, its numbers are the same to the last bit."""
-        use_threads(self.study.train_config(member).threads)
 
     def _learned(self) -> list[Path]:
         """The caches that are trained on: those of internal cohorts."""

@@ -26,7 +26,7 @@ from densityclip.model.biomedclip import load_foundation
 from densityclip.probability.calibrate import Calibration
 from densityclip.training.class_balance import class_balance
 from densityclip.training.config import TrainConfig
-from densityclip.training.device import device_of, environment
+from densityclip.training.device import device_of, environment, use_threads
 from densityclip.training.fit import (
     at_size,
     calibrate,
@@ -130,6 +130,7 @@ def fit_baseline(
         request["network"] = {"name": network.name, "weights": weights}
     if _is_done(out, request):
         return out
+    use_threads(config.threads)
     train, validation, calibration = stores_of(caches, splits, config)
     fitted = _fit(name, train, validation, foundation, recipe, config, network, progress)
     counts = np.bincount(train.labels, minlength=4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from densityclip.artifacts import atomic_path, write_json
 from densityclip.errors import UserError
 from densityclip.training.config import TrainConfig
-from densityclip.training.device import precision_of, use_threads
+from densityclip.training.device import precision_of
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -60,7 +60,6 @@ def run(task: "ContrastiveTask", out: Path, config: TrainConfig, progress: Calla
     from densityclip.training.task import NotFinite
 
     _quieten()
-    use_threads(config.threads)
     trainer = _trainer(out, config, progress)
     last = out / CHECKPOINTS / LAST
     if trainer.is_global_zero:

@@ -33,7 +33,7 @@ from densityclip.probability.exam_rule import fit_joining
 from densityclip.records import GENERATED_LABEL, Level, Part, Status
 from densityclip.training.class_balance import ClassBalance
 from densityclip.training.config import TrainConfig
-from densityclip.training.device import device_of, environment, precision_of
+from densityclip.training.device import device_of, environment, precision_of, use_threads
 from densityclip.training.engine import best_round, load_best, run
 from densityclip.training.request import REQUEST, begun_with
 
@@ -99,6 +99,7 @@ def fit(
     if finish and not begun:
         raise UserError(f"{out} holds no training to finish", "train first, without --finish")
     precision_of(config)
+    use_threads(config.threads)
     came_from = origin(foundation_folder)
     train, validation, calibration = stores_of(caches, splits, config)
     task, foundation = _task(foundation_folder, config, prompts, train, validation, (recipe.height, recipe.width))

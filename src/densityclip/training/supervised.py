@@ -16,7 +16,7 @@ from densityclip.model.classifier import normalise
 from densityclip.model.prompts import DEFAULT_PROMPTS
 from densityclip.training.batches import CaptionTable, ImageStore, TrainingBatches, seed_for
 from densityclip.training.config import TrainConfig
-from densityclip.training.device import device_of, precision_of, use_threads
+from densityclip.training.device import device_of, precision_of
 from densityclip.training.schedule import warm_cosine
 from densityclip.training.scoring import macro_auc_by_modality, scorer_of
 from densityclip.training.task import SELECTED_BY
@@ -130,7 +130,6 @@ def train_plainly(
     Raises:
         UserError: The loss is not finite.
     """
-    use_threads(config.threads)
     device = device_of(config)
     batches = TrainingBatches(
         train,
