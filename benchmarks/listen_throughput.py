@@ -1,7 +1,11 @@
 """`densityclip listen` under load: exams per minute, seconds to the report at the peer, memory over many exams.
 
-    python benchmarks/listen_throughput.py --model BUNDLE [--exams 1000] [--alone 40] [--size 160] [--views 4]
-        [--workers 1] [--quiet 1] [--waiting 8] [--out FILE]
+    python benchmarks/listen_throughput.py [--model BUNDLE] [--exams 1000] [--alone 40] [--size 160] [--enlarge 1]
+        [--views 4] [--workers 1] [--queue URL] [--quiet 1] [--waiting 8] [--out FILE]
+
+Without `--model` the bundle has BiomedCLIP's own shape (ViT-B/16 at 224 px) and random weights. `--enlarge 4` repeats
+each pixel of a generated image four times along both sides: real sizes to send, keep and decode, without the time to
+draw them.
 
 The command runs as a process of its own, as a PACS would meet it: images go in by C-STORE, reports come back by C-STORE
 to a peer in this process. Exams are generated DM views; a few are generated, and sent again and again under new
@@ -28,7 +32,7 @@ from pathlib import Path
 import psutil
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
 from densityclip.deliver.conformance import SENT_CLASSES
@@ -98,13 +102,26 @@ class Listening:
         self.process.wait(30)
 
 
-def exams_of(folder: Path, size: int, views: int) -> Iterator[list[Dataset]]:
+def enlarged(image: Dataset, times: int) -> None:
+    """Repeat each pixel along both sides; the breast keeps its millimetres."""
+    pixels = image.pixel_array.repeat(times, 0).repeat(times, 1)
+    image.Rows, image.Columns = pixels.shape
+    for name in ("ImagerPixelSpacing", "PixelSpacing"):
+        if name in image:
+            image[name].value = [value / times for value in image[name].value]
+    image.PixelData = pixels.tobytes()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+
+
+def exams_of(folder: Path, size: int, views: int, enlarge: int = 1) -> Iterator[list[Dataset]]:
     """Exams of DM views, each under UIDs of its own, without end."""
     generate(folder, site="internal", exams=TEMPLATES, seed=11, size=size, slice_mm=10)
     templates: dict[str, list[Dataset]] = {}
     for path in sorted((folder / "dicom").rglob("*.dcm")):
         image = pydicom.dcmread(path)
         if image.SOPClassUID == DM_FOR_PRESENTATION and "DERIVED" not in image.ImageType:
+            if enlarge > 1:
+                enlarged(image, enlarge)
             templates.setdefault(image.StudyInstanceUID, []).append(image)
     number = 0
     while True:
@@ -152,21 +169,29 @@ def sustained(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--exams", type=int, default=1000)
     parser.add_argument("--alone", type=int, default=40)
     parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--enlarge", type=int, default=1)
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--queue", default="")
     parser.add_argument("--quiet", type=float, default=1.0)
     parser.add_argument("--waiting", type=int, default=8)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     peer = Peer()
     with tempfile.TemporaryDirectory() as folder:
-        exams = exams_of(Path(folder) / "exams", asked.size, asked.views)
+        if asked.model is None:
+            from load_bundle import alone
+
+            alone("--make", folder)
+        model = asked.model or Path(folder) / "bundle"
+        exams = exams_of(Path(folder) / "exams", asked.size, asked.views, asked.enlarge)
         first = next(exams)
-        options = ["--model", str(asked.model), "--store", f"{folder}/store", "--peer", peer.address]
+        options = ["--model", str(model), "--store", f"{folder}/store", "--peer", peer.address]
+        options += ["--queue", asked.queue] if asked.queue else []
         listening = Listening([*options, "--quiet-time", str(asked.quiet), "--workers", str(asked.workers)])
         try:
             listening.send(first)
@@ -183,6 +208,8 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.system()}, Python {platform.python_version()}, {psutil.cpu_count()} CPUs",
         "images_of_an_exam": len(first),
+        "rows": sorted({image.Rows for image in first}),
+        "queue": "Redis" if asked.queue else "built in",
         "exams": asked.exams,
         "exams_per_minute": rate,
         "alone": asked.alone,

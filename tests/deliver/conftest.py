@@ -1,9 +1,12 @@
 """One generated exam for every test of what is handed out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
+from listen_scene import free_port
+from redis_scene import RedisServer
 
 from densityclip.imaging.recipe import Recipe
 from densityclip.inference.sources import gather
@@ -49,3 +52,12 @@ def bundle(small_foundation: Path, tmp_path_factory) -> Path:
         provenance={"data": {"generated": True, "images": 9, "images_generated": 9}},
     )
     return folder
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis server; the test skips with a reason where there is none."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), free_port())
+    server.start()
+    yield server
+    server.stop()

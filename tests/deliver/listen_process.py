@@ -1,6 +1,6 @@
 """The listener with a stand-in for the model, as a process that tests may kill; prints `open` when its port is.
 
-Arguments: store, port, quiet seconds, workers, peers.
+Arguments: store, port, quiet seconds, workers, URL of a queue or "", peers.
 """
 
 import signal
@@ -20,7 +20,7 @@ SOON = Pauses(first=0.2, factor=1.5, longest=1)
 
 
 def main() -> None:
-    store, port, quiet, workers, *peers = sys.argv[1:]
+    store, port, quiet, workers, queue, *peers = sys.argv[1:]
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = ListenSettings(
@@ -29,6 +29,7 @@ def main() -> None:
         tuple(parse_peer(peer, calling="DENSITYCLIP") for peer in peers),
         quiet_seconds=float(quiet),
         workers=int(workers),
+        queue=queue or None,
         job_pauses=SOON,
         peer_pauses=SOON,
     )
@@ -37,7 +38,7 @@ def main() -> None:
         make_stand_in,
         stop,
         opened=lambda _: sys.stdout.write("open\n") and sys.stdout.flush(),
-        order=WorkOrder("listen", Path("none"), settings.port.limits, SOON),
+        order=WorkOrder("listen", Path("none"), settings.port.limits, SOON, queue=settings.queue),
     )
 
 

@@ -80,5 +80,13 @@ def stand_in_answer(files: Sequence[Path], out: Path, earlier: Sequence[Path]) -
     return [path]
 
 
+def next_job(store, quiet_seconds: float | None = None):
+    """What a worker does with the queue's help: take the first job that is due."""
+    for name in store.due(quiet_seconds):
+        if (job := store.take(name)) is not None:
+            return job
+    return None
+
+
 def make_stand_in():
     return stand_in_answer

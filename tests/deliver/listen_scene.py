@@ -49,8 +49,10 @@ class TestProcess:
 
 
 class ListenProcess(TestProcess):
-    def __init__(self, store: Path, port: int, quiet: float, *peers: str, workers: int = 1) -> None:
-        super().__init__("listen_process.py", store, port, quiet, workers, *peers)
+    def __init__(
+        self, store: Path, port: int, quiet: float, *peers: str, workers: int = 1, queue: str | None = None
+    ) -> None:
+        super().__init__("listen_process.py", store, port, quiet, workers, queue or "", *peers)
 
 
 class WorkProcess(TestProcess):

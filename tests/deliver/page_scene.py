@@ -18,7 +18,12 @@ from pathlib import Path
 from listen_scene import wait_until
 from orthanc_scene import call, is_up
 
-STAYS = {"Orthanc": None, "densityclip listen": "Listening:", "densityclip worker": "Working in"}
+STAYS = {
+    "Orthanc": None,
+    "redis-server": "Ready to accept",
+    "densityclip listen": "Listening:",
+    "densityclip worker": "Working in",
+}
 INSTALLS = ("pip ", "apt-get ")
 
 

@@ -91,7 +91,7 @@ def run(store):
 
     def start(make=make_behaving, **settings):
         made.append(Jobs(store, make, quiet_seconds=QUIET, pauses=AT_ONCE, **settings))
-        made[-1].open_model()
+        made[-1].open()
         made[-1].start()
 
     yield start
@@ -155,7 +155,7 @@ def test_two_workers_answer_every_exam_once(store, run, caplog):
 def test_a_model_that_cannot_be_opened_is_said_at_the_start(store):
     jobs = Jobs(store, make_nothing)
     with pytest.raises(UserError, match="there is no such bundle"):
-        jobs.open_model()
+        jobs.open()
     jobs.stop()
 
 

@@ -1,6 +1,7 @@
 """Every command of the page about listening runs as it stands."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,7 +25,8 @@ def test_what_the_page_installs_is_what_continuous_integration_installs():
     assert "serve" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     tools = (ROOT / ".ci" / "run").read_text().partition("tools=(")[2].partition(")")[0].split()
     assert "`apt-get install orthanc orthanc-dicomweb`" in page
-    assert {"orthanc", "orthanc-dicomweb"} <= set(tools)
+    assert "`apt-get install redis-server`" in page
+    assert {"orthanc", "orthanc-dicomweb", "redis-server"} <= set(tools)
 
 
 @pytest.mark.pacs
@@ -32,6 +34,8 @@ def test_what_the_page_installs_is_what_continuous_integration_installs():
 def test_every_command_of_the_page_runs_as_it_stands_and_orthanc_holds_one_report(bundle, tmp_path):
     if reason := why_not():
         pytest.skip(reason)
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is missing: apt-get install redis-server")
     done = subprocess.run(
         ["unshare", "-rnm", sys.executable, HERE / "page_scene.py", PAGE, tmp_path, bundle],
         capture_output=True,

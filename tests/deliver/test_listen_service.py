@@ -12,10 +12,11 @@ from densityclip.deliver.audit_log import AUDIT_LOG
 
 
 @pytest.fixture
-def scene(tmp_path):
-    """A listener of a short quiet time, and a peer that is not up yet."""
+def scene(tmp_path, request):
+    """A listener of a short quiet time, and a peer that is not up yet; with `redis` as parameter, on that queue."""
+    queue = request.getfixturevalue("redis_server").url if getattr(request, "param", "") == "redis" else None
     peer, port = RecordingPeer(free_port()), free_port()
-    service = ListenProcess(tmp_path / "store", port, 1.0, peer.address)
+    service = ListenProcess(tmp_path / "store", port, 1.0, peer.address, queue=queue)
     yield service, port, peer
     peer.stop()
     if service.process is not None:
@@ -91,10 +92,12 @@ def send_paced(port: int, images: list, until: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scene", ["built in", "redis"], indirect=True)
 def test_killed_several_times_under_load_everything_accepted_is_answered_and_delivered(scene):
     kill_under_load(scene, kills=5, count=12, seed=8)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("scene", ["built in", "redis"], indirect=True)
 def test_killed_fifty_times_under_load_everything_accepted_is_answered_and_delivered(scene):
     kill_under_load(scene, kills=50, count=120, seed=9)

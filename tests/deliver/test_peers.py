@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from listen_samples import answer_uid, as_bytes, mammogram, stand_in_answer
+from listen_samples import answer_uid, as_bytes, mammogram, next_job, stand_in_answer
 from listen_scene import RecordingPeer, free_port, wait_until
 
 from densityclip.deliver.exams import State
@@ -50,7 +50,7 @@ def run(store):
 def put_answer(store: Store, study: str, *peers) -> str:
     image = mammogram(study)
     store.accept([as_bytes(image)], sop_instance_uid=image.SOPInstanceUID, sender="SENDER")
-    job = store.next_job(0)
+    job = next_job(store, 0)
     (store.work / job.study).mkdir()
     (path,) = stand_in_answer(job.files, store.work / job.study, ())
     store.outbox.deliver_to([peer.name for peer in peers])

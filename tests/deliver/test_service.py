@@ -293,7 +293,7 @@ def test_answers_go_after_their_time(tmp_path):
     job = client.post("/api/jobs", files=form(dicom())).json()["id"]
     now[0] += 1000
     assert store.remove_old() == 0, "what waits is not removed"
-    taken = store.next_job(0)
+    taken = store.take(job)
     file = tmp_path / "result.json"
     file.write_text('{"exams": []}')
     store.answered(taken, [("result.json", file)])

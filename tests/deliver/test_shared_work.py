@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from listen_samples import answer_uid, as_bytes, mammogram, studies
+from listen_samples import answer_uid, as_bytes, mammogram, next_job, studies
 from listen_scene import ListenProcess, RecordingPeer, WorkProcess, free_port, send_until_success, wait_until
 
 from densityclip.deliver.audit_log import AUDIT_LOG
@@ -28,7 +28,8 @@ import os, sys
 from pathlib import Path
 from densityclip.deliver.store import Store
 store = Store(Path(sys.argv[1]), joining=True)
-job = store.next_job()
+(study,) = store.due()[:1]
+job = store.take(study)
 (store.claims.folder / "half").mkdir()
 print(job.study, flush=True)
 if sys.argv[2] == "die":
@@ -60,11 +61,11 @@ def test_a_job_of_a_living_process_is_nobody_elses(store):
     store.ripen(0)
     with taker(store, "live") as other:
         taken = other.stdout.readline().strip()
-        job = store.next_job(0)
+        job = next_job(store, 0)
         assert {taken, job.study} == {first, second}
-        assert store.next_job(0) is None
+        assert next_job(store, 0) is None
         store.release(job)
-        assert store.next_job(0) == job, "what was given back can be taken again"
+        assert next_job(store, 0) == job, "what was given back can be taken again"
 
 
 def test_a_job_of_a_process_that_died_can_be_taken_at_once(store):
@@ -73,7 +74,7 @@ def test_a_job_of_a_process_that_died_can_be_taken_at_once(store):
     with taker(store, "die") as other:
         assert other.stdout.readline().strip() == study
     assert other.returncode == -signal.SIGKILL
-    assert store.next_job(0).study == study
+    assert next_job(store, 0).study == study
     assert store.state_of(study) == (State.READY, None), "it is not held against the exam"
 
 
@@ -90,7 +91,7 @@ def test_a_service_that_starts_clears_up_after_the_dead_and_leaves_the_living_al
         again = Store(tmp_path / "store")
         folders = [path for path in again.work.iterdir() if path.is_dir() and path != again.claims.folder]
         assert [[half.name for half in folder.iterdir()] for folder in folders] == [["half"]]
-        assert [again.next_job(0).study, again.next_job(0)] == [
+        assert [next_job(again, 0).study, next_job(again, 0)] == [
             ({hashed("1.2.3"), hashed("1.2.4")} - {taken}).pop(),
             None,
         ]
@@ -101,9 +102,9 @@ def test_a_worker_does_not_call_an_exam_complete(store):
     put(store, "1.2.3")
     joined = Store(store.folder, joining=True)
     time.sleep(0.01)
-    assert joined.next_job() is None
+    assert next_job(joined) is None
     store.ripen(0)
-    assert joined.next_job() is not None
+    assert next_job(joined) is not None
     joined.close()
 
 
@@ -114,7 +115,7 @@ def test_a_worker_posts_to_the_peers_of_the_listener(store, tmp_path):
     joined = Store(store.folder, joining=True)
     path = tmp_path / "answer.dcm"
     path.write_bytes(b"answer")
-    assert joined.answered(joined.next_job(), [("1.2.9", path)])
+    assert joined.answered(next_job(joined), [("1.2.9", path)])
     (due,) = store.outbox.due("dicom://PACS@127.0.0.1:104")
     assert [one.read_bytes() for one in due.objects] == [b"answer"]
     assert store.state_of(study)[0] is State.ANSWERED
@@ -127,7 +128,7 @@ def test_a_job_of_the_web_service_is_working_with_progress_whoever_works_on_it(t
     upload.refer("pacs", "1.2.3")
     name = service.enter(upload, "ward")
     joined = Uploads(tmp_path / "store", joining=True)
-    job = joined.next_job()
+    job = next_job(joined)
     (joined.claims.folder / name).mkdir()
     (joined.claims.folder / name / "progress.json").write_text('{"done": 1, "total": 4}')
     assert service.status(name, "ward").state is JobState.WORKING
@@ -140,7 +141,8 @@ def test_a_job_of_the_web_service_is_working_with_progress_whoever_works_on_it(t
 
 def test_an_order_is_read_as_it_was_left(tmp_path):
     retrieval = Retrieval({"pacs": "http://x"}, UploadLimits(files=7), Limits(reserve_bytes=1))
-    order = WorkOrder("serve", tmp_path / "bundle", Limits(attempts=2), Pauses(1, 2, 3), True, retrieval)
+    queue = "redis://:secret@host:6379/0"
+    order = WorkOrder("serve", tmp_path / "bundle", Limits(attempts=2), Pauses(1, 2, 3), True, retrieval, queue)
     order.leave(tmp_path)
     assert read_order(tmp_path) == order
     assert (tmp_path / ORDER).stat().st_mode & 0o077 == 0
@@ -168,9 +170,11 @@ def answers_of(log: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_two_workers_share_the_exams_and_the_one_that_is_killed_leaves_its_exam_to_the_other(tmp_path):
+@pytest.mark.parametrize("queue", ["built in", "redis"])
+def test_two_workers_share_the_exams_and_the_one_that_is_killed_leaves_its_exam_to_the_other(tmp_path, request, queue):
+    url = request.getfixturevalue("redis_server").url if queue == "redis" else None
     folder, peer, port = tmp_path / "store", RecordingPeer(free_port()), free_port()
-    listener = ListenProcess(folder, port, 0.5, peer.address, workers=0)
+    listener = ListenProcess(folder, port, 0.5, peer.address, workers=0, queue=url)
     workers = [WorkProcess(folder, 0.7) for _ in range(2)]
     peer.start()
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from listen_samples import PATIENT, answer_uid, as_bytes, mammogram, stand_in_answer, studies
+from listen_samples import PATIENT, answer_uid, as_bytes, mammogram, next_job, stand_in_answer, studies
 from pydicom.dataelem import DataElement
 
 import densityclip.deliver.durable as durable
@@ -71,7 +71,7 @@ def test_the_bytes_on_disk_are_the_bytes_that_came(store, clock):
     image = mammogram(study)
     assert put(store, image).is_new
     clock.now += 31
-    job = store.next_job(30)
+    job = next_job(store, 30)
     assert [path.read_bytes() for path in job.files] == [as_bytes(image)]
 
 
@@ -136,7 +136,7 @@ def test_a_duplicate_is_harmless(store, clock):
     clock.now += 20
     assert not put(store, mammogram(study)).is_new
     clock.now += 11
-    job = store.next_job(30)
+    job = next_job(store, 30)
     assert job is not None
     assert (len(job.files), job.revision) == (1, 1)
 
@@ -147,10 +147,10 @@ def test_an_exam_waits_for_its_quiet_time_and_each_image_begins_it_anew(store, c
     clock.now += 29
     put(store, mammogram(study, number=1))
     clock.now += 29
-    assert store.next_job(30) is None
+    assert next_job(store, 30) is None
     clock.now += 1
-    assert len(store.next_job(30).files) == 2
-    assert store.next_job(30) is None, "one exam was given to two workers"
+    assert len(next_job(store, 30).files) == 2
+    assert next_job(store, 30) is None, "one exam was given to two workers"
 
 
 def test_the_quiet_time_of_an_unfinished_exam_begins_anew_at_a_restart(store, clock):
@@ -158,9 +158,9 @@ def test_the_quiet_time_of_an_unfinished_exam_begins_anew_at_a_restart(store, cl
     put(store, mammogram(study))
     clock.now += 1000
     again = reopened(store, clock)
-    assert again.next_job(30) is None
+    assert next_job(again, 30) is None
     clock.now += 30
-    assert again.next_job(30) is not None
+    assert next_job(again, 30) is not None
     again.close()
 
 
@@ -168,10 +168,10 @@ def test_an_exam_that_was_being_answered_is_answered_again_after_a_restart(store
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    first = store.next_job(30)
+    first = next_job(store, 30)
     (store.claims.folder / "half").mkdir()
     again = reopened(store, clock)
-    assert again.next_job(30) == first
+    assert next_job(again, 30) == first
     assert sorted(again.work.iterdir()) == [again.claims.folder, again.claims.folder.with_suffix(".lock")]
     assert not list(again.claims.folder.iterdir())
     again.close()
@@ -190,7 +190,7 @@ def test_a_file_that_was_renamed_but_not_entered_is_adopted(store, clock, monkey
     monkeypatch.undo()
     again = reopened(store, clock)
     clock.now += 30
-    assert len(again.next_job(30).files) == 2
+    assert len(next_job(again, 30).files) == 2
     again.close()
 
 
@@ -198,7 +198,7 @@ def test_an_answer_is_delivered_to_each_peer_and_then_the_exam_is_delivered(stor
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    assert answer(store, store.next_job(30), peers=("a", "b"))
+    assert answer(store, next_job(store, 30), peers=("a", "b"))
     assert store.state_of(hashed(study)) == (State.ANSWERED, None)
     for peer in ("a", "b"):
         (due,) = store.outbox.due(peer)
@@ -211,7 +211,7 @@ def test_what_a_peer_did_not_take_waits_over_a_restart_and_goes_later(store, clo
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    answer(store, store.next_job(30))
+    answer(store, next_job(store, 30))
     (due,) = store.outbox.due("peer")
     store.outbox.failed(due, "peer", pause=60)
     again = reopened(store, clock)
@@ -224,26 +224,41 @@ def test_what_a_peer_did_not_take_waits_over_a_restart_and_goes_later(store, clo
     again.close()
 
 
+def test_what_waits_for_a_peer_that_is_given_up_is_dropped_and_nobody_elses(store, clock):
+    one, two = studies(2)
+    for study, peers in ((one, ("gone",)), (two, ("gone", "there"))):
+        put(store, mammogram(study))
+        clock.now += 30
+        answer(store, next_job(store, 30), peers=peers)
+    assert store.outbox.give_up("nobody") == 0
+    assert store.outbox.give_up("gone") == 2
+    assert store.outbox.waiting_for() == {"there": 1}
+    assert store.state_of(hashed(one)) == (State.DELIVERED, None), "so that it goes in time"
+    assert store.state_of(hashed(two)) == (State.ANSWERED, None)
+    clock.now += 60
+    assert store.remove_old(delivered_seconds=60, failed_seconds=60) == 1
+
+
 def test_an_answer_that_a_late_image_has_overtaken_is_dropped(store, clock):
     (study,) = studies(1)
     put(store, mammogram(study, number=0))
     clock.now += 30
-    job = store.next_job(30)
+    job = next_job(store, 30)
     put(store, mammogram(study, number=1))
     assert not answer(store, job)
     assert not list(store.outbox.due("peer"))
     clock.now += 30
-    assert answer(store, store.next_job(30))
+    assert answer(store, next_job(store, 30))
 
 
 def test_a_late_image_makes_a_second_answer_that_knows_the_first(store, clock):
     (study,) = studies(1)
     put(store, mammogram(study, number=0))
     clock.now += 30
-    answer(store, store.next_job(30))
+    answer(store, next_job(store, 30))
     put(store, mammogram(study, number=1))
     clock.now += 30
-    job = store.next_job(30)
+    job = next_job(store, 30)
     assert len(job.earlier) == 1
     answer(store, job)
     (due,) = store.outbox.due("peer")
@@ -255,7 +270,7 @@ def test_our_own_answer_that_comes_back_is_no_image_of_the_exam(store, clock):
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    answer(store, store.next_job(30), peers=())
+    answer(store, next_job(store, 30), peers=())
     ours = pydicom.dcmread(next((store.folder / "results").rglob("*.dcm")))
     assert not put(store, ours).is_new
     assert store.state_of(hashed(study)) == (State.DELIVERED, None)
@@ -270,13 +285,13 @@ def test_an_exam_that_fails_is_tried_later_and_at_last_given_up_with_its_reason(
     put(store, mammogram(second))
     clock.now += 30
     for attempt in range(1, store.limits.attempts + 1):
-        job = store.next_job(30)
+        job = next_job(store, 30)
         assert job.study == hashed(first)
         assert store.failed(job, Reason.CRASHED, "exit code 9", pause=lambda _: 5) == attempt
         if attempt == 1:
-            assert answer(store, store.next_job(30)), "the other exam was held up"
+            assert answer(store, next_job(store, 30)), "the other exam was held up"
         clock.now += 5
-    assert store.next_job(30) is None
+    assert next_job(store, 30) is None
     assert store.state_of(hashed(first)) == (State.FAILED, "crashed")
 
 
@@ -284,11 +299,11 @@ def test_a_failed_exam_that_is_sent_again_is_tried_again(store, clock):
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    store.failed(store.next_job(30), Reason.CRASHED, "", pause=float, for_good=True)
+    store.failed(next_job(store, 30), Reason.CRASHED, "", pause=float, for_good=True)
     assert store.state_of(hashed(study)) == (State.FAILED, "crashed")
     put(store, mammogram(study))
     clock.now += 30
-    assert store.next_job(30) is not None
+    assert next_job(store, 30) is not None
 
 
 def test_a_kill_is_not_held_against_the_exam_that_was_being_answered(store, clock):
@@ -296,7 +311,7 @@ def test_a_kill_is_not_held_against_the_exam_that_was_being_answered(store, cloc
     put(store, mammogram(study))
     clock.now += 30
     for _ in range(10):
-        assert store.next_job(30) is not None
+        assert next_job(store, 30) is not None
         store = reopened(store, clock)
     assert store.state_of(hashed(study)) == (State.READY, None)
     store.close()
@@ -307,7 +322,7 @@ def test_uploads_and_answers_go_when_their_time_has_passed_and_not_before(store,
     for study in (delivered, failed, waiting):
         put(store, mammogram(study))
         clock.now += 30
-        job = store.next_job(30)
+        job = next_job(store, 30)
         if study is failed:
             store.failed(job, Reason.CRASHED, "", pause=float, for_good=True)
         else:
@@ -325,11 +340,11 @@ def test_an_exam_that_comes_again_after_its_removal_is_answered_again(store, clo
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    answer(store, store.next_job(30), peers=())
+    answer(store, next_job(store, 30), peers=())
     store.remove_old(delivered_seconds=0, failed_seconds=0)
     assert put(store, mammogram(study)).is_new
     clock.now += 30
-    assert answer(store, store.next_job(30))
+    assert answer(store, next_job(store, 30))
     (due,) = store.outbox.due("peer")
     assert due.objects[0].is_file()
 
@@ -351,7 +366,7 @@ from densityclip.deliver.limits import Limits
 from densityclip.deliver.durable import DiskFullError
 from densityclip.deliver.store import Store
 from densityclip.errors import UserError
-from listen_samples import as_bytes, mammogram
+from listen_samples import as_bytes, mammogram, next_job
 folder, ballast = Path(sys.argv[1]) / "store", Path(sys.argv[1]) / "ballast"
 ballast.write_bytes(bytes(100_000))
 store = Store(folder, limits=Limits(reserve_bytes=0))
@@ -369,7 +384,7 @@ except DiskFullError:
         pass
     ballast.unlink()
     again = Store(folder)
-    assert len(again.next_job(-1).files) >= accepted
+    assert len(next_job(again, -1).files) >= accepted
     print("full after", accepted)
 """
 

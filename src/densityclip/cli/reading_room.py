@@ -11,6 +11,15 @@ OwnWorkers = Annotated[
     int, typer.Option("--workers", min=0, help="Worker processes; 0 where `densityclip worker` runs on the same store.")
 ]
 
+Queue = Annotated[
+    str | None,
+    typer.Option(
+        "--queue",
+        envvar="DENSITYCLIP_QUEUE",
+        help="Redis server by which workers hear of what is to be answered, redis://host:6379/0; without it, a file.",
+    ),
+]
+
 
 def listen(
     model: Annotated[Path, typer.Option(help="Bundle.")],
@@ -23,6 +32,10 @@ def listen(
         typer.Option(
             help="Who gets answers: dicom://AE@host:port, dicoms://, https://host/dicom-web; may be repeated."
         ),
+    ] = None,
+    give_up_peer: Annotated[
+        list[str] | None,
+        typer.Option(help="A former --peer that will not come back: what waits for it is dropped; may be repeated."),
     ] = None,
     allow_ae: Annotated[
         list[str] | None, typer.Option("--allow-ae", help="AE title that may send; may be repeated.")
@@ -37,6 +50,7 @@ def listen(
     ] = False,
     quiet_time: Annotated[float, typer.Option(help="Seconds without an image until an exam is complete.")] = 30.0,
     workers: OwnWorkers = 1,
+    queue: Queue = None,
     associations: Annotated[int, typer.Option(min=1, help="Associations at once.")] = 8,
     max_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one image.")] = 1024,
     job_seconds: Annotated[float, typer.Option(min=1, help="Time limit of an exam.")] = 600.0,
@@ -70,10 +84,12 @@ def listen(
         store,
         Port(ae_title, address, port, titles, networks, tls, limits, discard_reports),
         tuple(parse_peer(text, calling=ae_title) for text in peer or ()),
+        tuple(parse_peer(text, calling=ae_title).name for text in give_up_peer or ()),
         quiet_seconds=quiet_time,
         keep_hours=keep_hours,
         keep_failed_hours=keep_failed_hours,
         workers=workers,
+        queue=queue,
     )
     listen_with_bundle(settings, model, say=terminal.say, overlay=overlay)
 
@@ -97,6 +113,7 @@ def serve(
     max_files: Annotated[int, typer.Option(min=1, help="Files of one upload; an archive is one.")] = 500,
     keep_hours: Annotated[float, typer.Option(help="How long answers stay.")] = 1.0,
     workers: OwnWorkers = 1,
+    queue: Queue = None,
     job_seconds: Annotated[float, typer.Option(min=1, help="Time limit of an upload's answer.")] = 600.0,
     job_gb: Annotated[float, typer.Option(min=0.5, help="Memory limit of a worker, gigabytes.")] = 12.0,
 ) -> None:
@@ -120,6 +137,7 @@ def serve(
         ApiKeys() if api_key_file is None else read_api_keys(api_key_file),
         keep_hours=keep_hours,
         workers=workers,
+        queue=queue,
         upload=UploadLimits(upload_bytes=max_upload_mb << 20, files=max_files),
         limits=Limits(job_seconds=job_seconds, job_bytes=int(job_gb * (1 << 30)), attempts=2),
         names=tuple(name or ()),

@@ -39,19 +39,29 @@ class Claims:
         self.folder = work / self.name
         self.folder.mkdir(mode=0o700)
 
-    def take(self, table: sqlite3.Connection, jobs: Iterable[str]) -> str | None:
-        """Claim the first of some jobs on which no living process works.
+    def free(self, jobs: Iterable[tuple[str, str | None]]) -> list[str]:
+        """Those of some jobs, each with who claims it, on which no living process works; in their order."""
+        living: dict[str | None, bool] = {None: False}
+        found = []
+        for job, worker in jobs:
+            if worker is not None and worker not in living:
+                living[worker] = self._lives(worker)
+            if not living[worker]:
+                found.append(job)
+        return found
+
+    def take(self, table: sqlite3.Connection, job: str) -> bool:
+        """Claim a job; False where a living process works on it.
 
         Args:
             table: Within a transaction that no other process shares.
-            jobs: In the order in which they are to be done.
+            job: Which.
         """
-        claimed = dict(table.execute("SELECT study, worker FROM claims"))
-        for job in jobs:
-            if job not in claimed or not self._lives(claimed[job]):
-                table.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (job, self.name))
-                return job
-        return None
+        row = table.execute("SELECT worker FROM claims WHERE study = ?", (job,)).fetchone()
+        if row is not None and self._lives(row[0]):
+            return False
+        table.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (job, self.name))
+        return True
 
     def drop(self, table: sqlite3.Connection, job: str) -> None:
         """Give a job back."""

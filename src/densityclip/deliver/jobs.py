@@ -1,14 +1,12 @@
 """Jobs are taken from a store and answered by worker processes.
 
-There is no queue library here. The table of jobs is the queue: taking one and noting who works on it is one
-transaction (`claims`), so a kill loses nothing. A queue takes a task off before it is run, and a kill then loses it, so
-that the table would have to be asked all the same. Nor can a queue's time limit end a decoder that hangs in C: that,
-and a memory limit, takes a process that is killed from outside.
+A queue (`job_queue`) says to whoever is free which job is next; the table of the store says whether that is so. Taking
+a job and noting who works on it is one transaction of the table (`claims`), so that a kill loses nothing. A time limit
+of the queue could not end a decoder that hangs in C: that takes a process that is killed from outside.
 """
 
 import logging
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from densityclip.deliver.worker import JobFailed, MakeAnswer, Worker
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
 
-_BREATH = 5.0
+_BREATH, _LOOK_SECONDS, _POLL_SECONDS = 5.0, 1.0, 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +36,18 @@ class JobStore(Protocol):
     def claims(self) -> Claims:
         """Where this process writes, by `claims.folder`."""
 
-    def next_job(self, quiet_seconds: float | None) -> Job | None:
-        """Take the next job whose input has been complete for so long; None leaves that to another process."""
+    @property
+    def folder(self) -> Path:
+        """Where everything lies."""
+
+    def due(self, quiet_seconds: float | None) -> list[str]:
+        """Names of the jobs on which nobody works, in the order in which they are to be done.
+
+        Their input has been complete for so long; None leaves that to another process.
+        """
+
+    def take(self, name: str) -> Job | None:
+        """Take a job; None where it is not due, or another process has it."""
 
     def answered(self, job: Job, objects: Sequence[tuple[str, Path]]) -> bool:
         """Keep an answer; False where the job is another one meanwhile."""
@@ -65,6 +73,8 @@ class Jobs:
         quiet_seconds: float | None = 30.0,
         workers: int = 1,
         pauses: Pauses | None = None,
+        queue: str | None = None,
+        noun: str = "study",
         answered: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare the workers; `start` starts them.
@@ -77,21 +87,38 @@ class Jobs:
                 are.
             workers: Processes; none where others work in the same store.
             pauses: Between attempts at an exam whose worker fails.
+            queue: URL of a Redis server; None for a file in the store.
+            noun: What the audit log calls a job.
             answered: Called when there is something to deliver.
-        """
-        self._store, self._quiet, self._answered = store, quiet_seconds, answered
-        self._name = name or _uid_of
-        self._pauses = pauses or Pauses(first=10, factor=4, longest=600)
-        self._workers = [Worker(make, store.limits) for _ in range(workers)]
-        self._threads = [threading.Thread(target=self._loop, args=(worker,), daemon=True) for worker in self._workers]
-        self._ended = threading.Event()
-
-    def open_model(self) -> None:
-        """Open the model once, to see that it can be; without workers there is nothing to open.
 
         Raises:
-            UserError: It cannot.
+            UserError: The queue's URL is none.
         """
+        from densityclip.deliver.job_queue import JobQueue
+
+        self._store, self._quiet, self._answered = store, quiet_seconds, answered
+        self._name = name or _uid_of
+        self._noun = noun
+        self._pauses = pauses or Pauses(first=10, factor=4, longest=600)
+        self._queue = JobQueue(store.folder, self._answer, url=queue)
+        self._workers = [Worker(make, store.limits) for _ in range(workers)]
+        self._mine = threading.local()
+        self._threads = [
+            threading.Thread(target=self._until_ended, args=(self._offer, None), daemon=True),
+            *(
+                threading.Thread(target=self._until_ended, args=(self._work, worker), daemon=True)
+                for worker in self._workers
+            ),
+        ]
+        self._ended = threading.Event()
+
+    def open(self) -> None:
+        """See that the queue answers and that the model can be opened; without workers there is none to open.
+
+        Raises:
+            UserError: One of them cannot be used.
+        """
+        self._queue.check()
         for worker in self._workers[:1]:
             worker.start()
 
@@ -109,18 +136,34 @@ class Jobs:
             if thread.is_alive():
                 thread.join(_BREATH)
 
-    def _loop(self, worker: Worker) -> None:
+    def _until_ended(self, step: Callable[[], float], worker: Worker | None) -> None:
+        """Take one step after the other; a step returns the seconds until the next."""
+        self._mine.worker = worker
+        trouble = ""
         while not self._ended.is_set():
             try:
-                job = self._store.next_job(self._quiet)
-                if job is None:
-                    self._ended.wait(1.0 if self._quiet is None else min(1.0, self._quiet / 4))
-                else:
-                    self._do(worker, job)
-            except (OSError, sqlite3.Error, UserError) as error:
-                # A full disk, or a model that is being replaced: nothing of the exam's doing.
-                _log.error("exams have to wait: %s", type(error).__name__ if isinstance(error, OSError) else error)
-                self._ended.wait(_BREATH)
+                pause, found = step(), ""
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next exam shall not wait for ever
+                # A full disk, a queue that is down, a model that is being replaced: nothing of the exam's doing.
+                pause, found = _BREATH, str(error) if isinstance(error, UserError) else type(error).__name__
+            if found and found != trouble:
+                _log.error("exams have to wait: %s", found)
+            elif trouble and not found:
+                _log.warning("exams no longer wait")
+            trouble = found
+            self._ended.wait(pause)
+
+    def _offer(self) -> float:
+        self._queue.offer(self._store.due(self._quiet))
+        return _LOOK_SECONDS if self._quiet is None else min(_LOOK_SECONDS, self._quiet / 4)
+
+    def _work(self) -> float:
+        return 0 if self._queue.work() or self._queue.blocking else _POLL_SECONDS
+
+    def _answer(self, name: str) -> None:
+        job = self._store.take(name)
+        if job is not None:
+            self._do(self._mine.worker, job)
 
     def _do(self, worker: Worker, job: Job) -> None:
         out = self._store.claims.folder / job.study
@@ -131,7 +174,7 @@ class Jobs:
             kept = self._store.answered(job, objects)
             audit(
                 "answered" if kept else "overtaken",
-                study=job.study,
+                **{self._noun: job.study},
                 images=len(job.files),
                 objects=len(objects),
                 worker=self._store.claims.name,
@@ -152,7 +195,7 @@ class Jobs:
         last = failure.for_good or failures >= self._store.limits.attempts
         audit(
             "failed" if last else "to be tried again",
-            study=job.study,
+            **{self._noun: job.study},
             why=failure.reason.value,
             detail=failure.detail,
             attempt=failures,

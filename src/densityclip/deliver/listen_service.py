@@ -6,7 +6,6 @@ import logging
 import signal
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +33,12 @@ class ListenSettings:
         store: Folder for all that must not be lost.
         port: Where and for whom to listen; its limits hold for everything.
         peers: Who gets the answers.
+        given_up: Names of peers for which nothing is to wait any more.
         quiet_seconds: An exam is complete when no image came for so long.
         keep_hours: After delivery, until images and answers are removed.
         keep_failed_hours: The same for exams that could not be answered.
         workers: Processes that answer; none where others are started on the same store.
+        queue: URL of the Redis server by which workers hear of exams; None for a file in the store.
         job_pauses: Between attempts at an exam whose worker fails.
         peer_pauses: Between attempts at a peer that is down.
     """
@@ -45,10 +46,12 @@ class ListenSettings:
     store: Path
     port: Port = field(default_factory=Port)
     peers: tuple[Peer, ...] = ()
+    given_up: tuple[str, ...] = ()
     quiet_seconds: float = 30.0
     keep_hours: float = 24.0
     keep_failed_hours: float = 168.0
     workers: int = 1
+    queue: str | None = None
     job_pauses: Pauses = field(default_factory=lambda: Pauses(first=10, factor=4, longest=600))
     peer_pauses: Pauses = field(default_factory=lambda: Pauses(first=2, factor=2, longest=60))
 
@@ -58,6 +61,8 @@ class ListenSettings:
         names = [peer.name for peer in self.peers]
         if len(set(names)) < len(names):
             raise UserError("a peer is named twice", "give each --peer once")
+        for name in set(names) & set(self.given_up):
+            raise UserError(f"{name} is to get answers and is given up", "leave out --peer or --give-up-peer")
 
 
 def listen_with_bundle(
@@ -74,9 +79,12 @@ def listen_with_bundle(
     Raises:
         UserError: As of `listen`; or a library is not installed.
     """
-    if importlib.util.find_spec("pynetdicom") is None:
-        raise UserError("listening needs pynetdicom", "install it: pip install 'densityclip[serve]'")
-    order = WorkOrder("listen", bundle, settings.port.limits, settings.job_pauses, overlay)
+    for module in ("pynetdicom", "huey"):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"listening needs {module}", "install it: pip install 'densityclip[serve]'")
+    order = WorkOrder(
+        "listen", bundle, settings.port.limits, settings.job_pauses, overlay=overlay, queue=settings.queue
+    )
     stop = threading.Event()
     where = f"{settings.port.ae_title} on {settings.port.address}"
     with told_to_end(stop.set):
@@ -116,13 +124,14 @@ def listen(
         quiet_seconds=settings.quiet_seconds,
         workers=settings.workers,
         pauses=settings.job_pauses,
+        queue=settings.queue,
         answered=deliveries.wake,
     )
     try:
-        _tell_of_forgotten_peers(store, settings)
+        _settle_former_peers(store, settings)
         deliveries.start()
         # Nobody is told "success" by a service that cannot answer; without workers of its own, others answer.
-        jobs.open_model()
+        jobs.open()
         listener = Listener(store, settings.port)
         try:
             # Opening a model takes longer than a quiet time; only now can the rest of an exam come.
@@ -142,30 +151,33 @@ def listen(
 
 
 def _look_after_until(stop: threading.Event, store: Store, settings: ListenSettings) -> None:
-    tick, tidy_at = min(1.0, settings.quiet_seconds / 4), 0.0
     while not stop.is_set():
         try:
-            # Only who listens knows that an exam is complete; workers of other processes wait for it.
-            store.ripen(settings.quiet_seconds)
-            if time.monotonic() >= tidy_at:
-                tidy_at = time.monotonic() + _TIDY_SECONDS
-                removed = store.remove_old(
-                    delivered_seconds=settings.keep_hours * _HOUR, failed_seconds=settings.keep_failed_hours * _HOUR
-                )
-                if removed:
-                    audit("removed", exams=removed)
+            removed = store.remove_old(
+                delivered_seconds=settings.keep_hours * _HOUR, failed_seconds=settings.keep_failed_hours * _HOUR
+            )
+            if removed:
+                audit("removed", exams=removed)
         except (OSError, sqlite3.Error) as error:
             _log.error("the store could not be looked after (%s)", type(error).__name__)
-        stop.wait(tick)
+        stop.wait(_TIDY_SECONDS)
 
 
-def _tell_of_forgotten_peers(store: Store, settings: ListenSettings) -> None:
+def _settle_former_peers(store: Store, settings: ListenSettings) -> None:
     if not settings.peers:
         _log.warning("no --peer is given: answers stay in the store, and go after %g hours", settings.keep_hours)
+    for name in settings.given_up:
+        objects = store.outbox.give_up(name)
+        audit("given up", peer=name, objects=objects)
+        _log.warning("%d objects waited for %s, and no longer do", objects, name)
     known = {peer.name for peer in settings.peers}
     for name, objects in store.outbox.waiting_for().items():
         if name not in known:
-            _log.warning("%d objects wait for %s, which is no --peer of this run; they are kept", objects, name)
+            _log.warning(
+                "%d objects wait for %s, which is no --peer of this run; they are kept (--give-up-peer drops them)",
+                objects,
+                name,
+            )
 
 
 @contextlib.contextmanager

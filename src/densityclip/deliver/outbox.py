@@ -70,6 +70,19 @@ class Outbox:
                 (self._clock() + pause, delivery.study, peer),
             )
 
+    def give_up(self, peer: str) -> int:
+        """Drop what waits for a peer that will not come back; returns how many objects.
+
+        An exam that nobody else waits for counts as delivered from now on.
+        """
+        with self._table.transaction() as table:
+            open_ones = "FROM deliveries WHERE peer = ? AND done_at IS NULL"
+            rows = table.execute(f"SELECT study {open_ones}", (peer,)).fetchall()
+            table.execute(f"DELETE {open_ones}", (peer,))
+            for study in dict.fromkeys(study for (study,) in rows):
+                self.close_delivered(table, study)
+        return len(rows)
+
     def close_delivered(self, table: sqlite3.Connection, study: str) -> None:
         """Note, within a transaction, that an answered exam is delivered, if nothing of it waits."""
         table.execute(

@@ -46,6 +46,7 @@ class ServeSettings:
         keys: Who may ask.
         keep_hours: How long an answer stays.
         workers: Processes that answer; none where others are started on the same store.
+        queue: URL of the Redis server by which workers hear of jobs; None for a file in the store.
         upload: What one upload may hold.
         limits: What a job may use.
         names: Names by which browsers may call it, besides the address.
@@ -58,6 +59,7 @@ class ServeSettings:
     keys: ApiKeys = field(default_factory=ApiKeys)
     keep_hours: float = 1.0
     workers: int = 1
+    queue: str | None = None
     upload: UploadLimits = field(default_factory=UploadLimits)
     limits: Limits = field(default_factory=lambda: Limits(attempts=2))
     names: tuple[str, ...] = ()
@@ -96,7 +98,7 @@ def serve_with_bundle(settings: ServeSettings, bundle: "Bundle", *, say: Callabl
     Raises:
         UserError: The store, the model or the port cannot be opened, or a library is not installed.
     """
-    for module in ("fastapi", "uvicorn", "python_multipart", "pynetdicom", "requests"):
+    for module in ("fastapi", "uvicorn", "python_multipart", "pynetdicom", "requests", "huey"):
         if importlib.util.find_spec(module) is None:
             raise UserError(f"the web service needs {module}", "install it: pip install 'densityclip[serve]'")
     from densityclip.deliver.identity import model_version
@@ -109,7 +111,9 @@ def serve_with_bundle(settings: ServeSettings, bundle: "Bundle", *, say: Callabl
         "note": bundle.generated_note,
     }
     opened = partial(_say_where, settings, say)
-    order = WorkOrder("serve", bundle.folder, settings.limits, PAUSES, retrieval=settings.retrieval)
+    order = WorkOrder(
+        "serve", bundle.folder, settings.limits, PAUSES, retrieval=settings.retrieval, queue=settings.queue
+    )
     serve(settings, order.make(), model=model, opened=opened, order=order)
     say("Stopped. Uploads that wait are kept; the same command goes on with them.")
 
@@ -175,11 +179,13 @@ def running(settings: ServeSettings, make: MakeAnswer, *, order: WorkOrder | Non
         quiet_seconds=0.8,
         workers=settings.workers,
         pauses=PAUSES,
+        queue=settings.queue,
+        noun="job",
     )
     stop = threading.Event()
     tidy = threading.Thread(target=_tidy_until, args=(stop, uploads), daemon=True)
     try:
-        jobs.open_model()
+        jobs.open()
         jobs.start()
         tidy.start()
         audit("started")

@@ -40,6 +40,7 @@ class WorkOrder:
         pauses: Between attempts at a job.
         overlay: Whether a listener's answers have secondary captures.
         retrieval: From where a web service fetches studies.
+        queue: URL of the Redis server by which workers hear of jobs; None for a file in the store.
     """
 
     kind: Literal["listen", "serve"]
@@ -48,12 +49,13 @@ class WorkOrder:
     pauses: Pauses
     overlay: bool = False
     retrieval: Retrieval = field(default_factory=Retrieval)
+    queue: str | None = None
 
     def leave(self, store: Path) -> None:
         """Write the order into a store."""
         said = asdict(self) | {"bundle": str(self.bundle.resolve()), "densityclip": __version__}
         write_json(store / ORDER, said)
-        # Addresses of servers are nobody else's business.
+        # Addresses of servers, and a password of the queue's, are nobody else's business.
         (store / ORDER).chmod(0o600)
 
     def make(self) -> MakeAnswer:
@@ -97,6 +99,7 @@ def read_order(store: Path) -> WorkOrder:
         Pauses(**said["pauses"]),
         said["overlay"],
         Retrieval(said["retrieval"]["servers"], upload, Limits(**said["retrieval"]["disk"])),
+        said["queue"],
     )
 
 
@@ -131,9 +134,11 @@ def work_beside(
             quiet_seconds=None,
             workers=workers,
             pauses=order.pauses,
+            queue=order.queue,
+            noun="study" if order.kind == "listen" else "job",
         )
         try:
-            jobs.open_model()
+            jobs.open()
             jobs.start()
             audit("worker started", worker=store.claims.name)
             began(order)

@@ -2,7 +2,7 @@
 
 An instance is accepted in this order: written to a temporary file, synced, renamed, its folder synced, entered into the
 table and committed (SQLite, write-ahead log, `synchronous=FULL`); only then may the sender hear of success. The table
-is the one truth of what is to be done: there is no queue beside it that could disagree. Names of files are hashes of
+is the one truth of what is to be done; a queue (`job_queue`) only tells workers of it. Names of files are hashes of
 UIDs, so that nothing from outside becomes a path, and so that no log or listing of files shows a UID.
 """
 
@@ -141,28 +141,40 @@ class Store(DurableFolder):
                 (State.READY, State.COLLECTING, self._clock() - quiet_seconds),
             )
 
-    def next_job(self, quiet_seconds: float | None = None) -> Job | None:
-        """Take the next complete exam on which nobody works.
+    def due(self, quiet_seconds: float | None = None) -> list[str]:
+        """Complete exams on which nobody works, in the order in which they are to be answered.
 
         An exam that was begun more often comes later, so that one which brings down its worker, or the whole machine,
-        stands in nobody's way. Give it back with `answered`, `failed` or `release`.
+        stands in nobody's way.
 
         Args:
             quiet_seconds: Let exams `ripen` first; None where that is for another process.
         """
         if quiet_seconds is not None:
             self.ripen(quiet_seconds)
+        rows = self.table.all(
+            "SELECT exams.study, worker FROM exams LEFT JOIN claims ON claims.study = exams.study "
+            "WHERE state = ? AND next_try <= ? ORDER BY starts, last_arrival",
+            State.READY,
+            self._clock(),
+        )
+        return self.claims.free(rows)
+
+    def take(self, study: str) -> Job | None:
+        """Take an exam that is due; give it back with `answered`, `failed` or `release`.
+
+        Returns:
+            None where it is not due, or another process has it.
+        """
         with self.table.transaction() as table:
-            rows = table.execute(
-                "SELECT study, revision FROM exams WHERE state = ? AND next_try <= ? ORDER BY starts, last_arrival",
-                (State.READY, self._clock()),
-            )
-            revisions = dict(rows.fetchall())
-            study = self.claims.take(table, revisions)
-            if study is None:
+            row = table.execute(
+                "SELECT revision FROM exams WHERE study = ? AND state = ? AND next_try <= ?",
+                (study, State.READY, self._clock()),
+            ).fetchone()
+            if row is None or not self.claims.take(table, study):
                 return None
             table.execute("UPDATE exams SET starts = starts + 1 WHERE study = ?", (study,))
-            return Job(study, revisions[study], self._files_of(study), self._objects_of(study))
+            return Job(study, row[0], self._files_of(study), self._objects_of(study))
 
     def begin_quiet_times(self) -> None:
         """Begin the quiet time of every unfinished exam anew: nobody could send while nobody listened."""

@@ -146,18 +146,27 @@ class Uploads(DurableFolder):
 
     # What is to be answered: `jobs.JobStore`.
 
-    def next_job(self, quiet_seconds: float | None = None) -> Job | None:
-        """Take the next job; one that was begun more often comes later. Uploads are complete: nothing is waited for."""
+    def due(self, quiet_seconds: float | None = None) -> list[str]:
+        """Jobs on which nobody works; one that was begun more often comes later. Uploads are complete as they are."""
+        rows = self.table.all(
+            "SELECT id, worker FROM jobs LEFT JOIN claims ON claims.study = id "
+            "WHERE state = ? AND next_try <= ? ORDER BY starts, created, jobs.rowid",
+            JobState.WAITING,
+            self._clock(),
+        )
+        return self.claims.free(rows)
+
+    def take(self, name: str) -> Job | None:
+        """Take a job that is due; None where it is not, or another process has it."""
         with self.table.transaction() as table:
-            rows = table.execute(
-                "SELECT id FROM jobs WHERE state = ? AND next_try <= ? ORDER BY starts, created, rowid",
-                (JobState.WAITING, self._clock()),
-            )
-            found = self.claims.take(table, [name for (name,) in rows.fetchall()])
-            if found is None:
+            row = table.execute(
+                "SELECT 1 FROM jobs WHERE id = ? AND state = ? AND next_try <= ?",
+                (name, JobState.WAITING, self._clock()),
+            ).fetchone()
+            if row is None or not self.claims.take(table, name):
                 return None
-            table.execute("UPDATE jobs SET starts = starts + 1 WHERE id = ?", (found,))
-            return Job(found, 1, tuple(sorted((self._inputs / found).iterdir())), ())
+            table.execute("UPDATE jobs SET starts = starts + 1 WHERE id = ?", (name,))
+            return Job(name, 1, tuple(sorted((self._inputs / name).iterdir())), ())
 
     def answered(self, job: Job, objects: Sequence[tuple[str, Path]]) -> bool:
         """Keep an answer and remove what it was made from; False where the job was removed meanwhile."""
