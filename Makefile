@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_ARGS ?= --out demo
 TEST_ARGS ?= -m "not slow and not long"
+# Processes of the tests, with one thread each: threads of several would wait for each other.
+TEST_WORKERS ?= 2
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 .PHONY: demo test coverage check clean
 .DEFAULT_GOAL := demo
@@ -12,11 +15,11 @@ demo: $(VENV)/.installed
 	$(BIN)/densityclip demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(TESTS) $(TEST_ARGS)
 
 # Apart from `test`, which takes 40% longer with the tracer.
 coverage: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)
+	$(TESTS) --cov --cov-report=term $(TEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks
