@@ -62,7 +62,7 @@ def test_a_file_of_another_kind_version_or_format_is_told(tmp_path: Path):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(UserError, match="not a readable Parquet"):
         read_table(tmp_path / "text.parquet", "index")
-    with pytest.raises(UserError, match="make it with `densityclip split`"):
+    with pytest.raises(UserError, match="Make it with `densityclip split`"):
         read_table(tmp_path / "nowhere.parquet", "splits")
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "theirs.parquet")
     with pytest.raises(UserError, match=r"theirs\.parquet is a Parquet file that densityclip did not write"):

@@ -79,7 +79,7 @@ def test_a_file_name_without_a_number_is_named_with_its_row(tmp_path) -> None:
 def test_the_workbook_and_a_wrong_grade_are_said(tmp_path) -> None:
     release = lay_out_inbreast(tmp_path, no_file) / "INbreast Release 1.0"
     (release / "INbreast.xls").write_bytes(b"")
-    with pytest.raises(UserError, match=r"is a workbook.*save its sheet as CSV"):
+    with pytest.raises(UserError, match=r"is a workbook.*Save its sheet as CSV"):
         candidates(Request(source=tmp_path, table=release / "INbreast.xls", no_files=True))
     edit(release / "INbreast.csv", ";1;4a", ";6;4a")
     with pytest.raises(UserError, match=r"INbreast.csv row 1, column ACR: density '6'"):

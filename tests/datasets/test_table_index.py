@@ -154,5 +154,5 @@ def test_a_label_map_without_a_density_column_is_a_mistake(source) -> None:
         columns={"path": "file", "patient_id": "who"},
         label_map={"F": "A"},
     )
-    with pytest.raises(UserError, match=r"no column density; it has file, who, grade\. say which.*--column density"):
+    with pytest.raises(UserError, match=r"no column density; it has file, who, grade\. Say which.*--column density"):
         candidates(request)

@@ -136,10 +136,10 @@ WRONG = {
     "several in the other": (
         ["--arm", "n", "--against", "many"], "predictions of --against hold several arms (m, o)", "--against-arm NAME"
     ),
-    "no such arm": (["--arm", "x"], "the predictions have no arm x", "choose one of m, n"),
-    "no such arm there": (["--arm", "m", "--against", "one", "--against-arm", "x"], "have no arm x", "choose one of m"),
+    "no such arm": (["--arm", "x"], "the predictions have no arm x", "Choose one of m, n"),
+    "no such arm there": (["--arm", "m", "--against", "one", "--against-arm", "x"], "have no arm x", "Choose one of m"),
     "itself": (["--arm", "m", "--against", "study"], "both sides of the comparison are the same", "--against-arm"),
-    "nothing to compare": (["--arm", "m", "--against-arm", "n"], "--against-arm names an arm", "give --against"),
+    "nothing to compare": (["--arm", "m", "--against-arm", "n"], "--against-arm names an arm", "Give --against"),
 }  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def test_lora_refuses_towers_that_it_does_not_know_and_leaves_them_as_they_were(
     )
     with pytest.raises(UserError, match="BERT as text tower alone") as caught:
         add_lora(mixed.clip, rank=4, text_tower=True, seed=0)
-    assert "set text_tower to frozen" in str(caught.value)
+    assert "Set text_tower to frozen" in str(caught.value)
     add_lora(mixed.clip, rank=4, text_tower=False, seed=0)
     adapted = {name for name, value in mixed.clip.named_parameters() if "lora_" in name and value.requires_grad}
     assert adapted

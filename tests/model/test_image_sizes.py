@@ -71,7 +71,7 @@ def test_a_second_interpolation_starts_from_the_grid_as_it_is(folder: Path):
 def test_a_side_that_patches_do_not_fill_is_refused_with_one_that_they_do(folder: Path):
     foundation = load_foundation(folder)
     with pytest.raises(
-        UserError, match=r"multiples of its patch of 16 px, not 230 x 160\. choose a size such as 224 x"
+        UserError, match=r"multiples of its patch of 16 px, not 230 x 160\. Choose a size such as 224 x"
     ):
         resized(foundation, 230, 160)
     with pytest.raises(UserError, match="multiples"):

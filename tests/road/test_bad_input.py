@@ -38,7 +38,7 @@ def test_an_empty_folder(command: str, bundle: Path, tmp_path: Path, densityclip
     (tmp_path / "empty").mkdir()
     model = [] if command == "index" else ["--model", bundle]
     assert_mistake(
-        densityclip(command, tmp_path / "empty", *model, "--out", tmp_path / "out"), "holds no files", "give a folder"
+        densityclip(command, tmp_path / "empty", *model, "--out", tmp_path / "out"), "holds no files", "Give a folder"
     )
 
 
@@ -115,7 +115,7 @@ def test_a_cache_made_with_another_recipe(road: Path, bundle: Path, tmp_path: Pa
 def test_an_unknown_config_key_is_named_wherever_it_stands(road: Path, tmp_path: Path, densityclip):
     cache = road / "cohorts" / "internal" / "cache"
     rest = ["--splits", road / "splits.parquet", "--foundation", road / "foundation", "--out", tmp_path / "m"]
-    assert_mistake(densityclip("train", cache, *rest, "--set", "stpes=3"), "stpes", "the keys are")
+    assert_mistake(densityclip("train", cache, *rest, "--set", "stpes=3"), "stpes", "The keys are")
     assert_mistake(
         densityclip("prepare", road / "cohorts/internal", "--out", tmp_path / "c", "--set", "recipe.colour=red"),
         "colour",
@@ -234,4 +234,4 @@ def test_a_study_whose_paths_were_wrong_can_be_mended_and_run_again(tmp_path: Pa
         study.write_text("\n".join(lines).replace("SOURCE", source))
         done = densityclip("study", study, "--out", tmp_path / "out")
         # The path starts at the study file, and the second try is not told that another study is in the way.
-        assert_mistake(done, f"{tmp_path / source} does not exist", "correct `source`")
+        assert_mistake(done, f"{tmp_path / source} does not exist", "Correct `source`")

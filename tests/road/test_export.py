@@ -248,7 +248,7 @@ def test_a_folder_that_holds_something_is_left_alone(bundle, densityclip, tmp_pa
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--to", "tensorrt"), "choose one of onnx, hub"),
+        (("--to", "tensorrt"), "Choose one of onnx, hub"),
         (("--to", "onnx", "--licence", "mit"), "for the model card"),
         (("--to", "hub", "--licence", "my own: [x]"), "no name of a licence"),
     ],

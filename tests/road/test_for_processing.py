@@ -66,7 +66,7 @@ def test_the_two_kinds_meet_in_no_index_and_no_cache(archive, tmp_path) -> None:
         with pytest.raises(UserError, match="holds an index of images for-"):
             steps.index(archive, tmp_path / name, dataset="dicom", for_processing=not asked)
     for name, recipe, other in (("raw", RAW, SCREEN), ("screen", SCREEN, RAW)):
-        with pytest.raises(UserError, match=r"prepare with --set recipe\.intent=for-"):
+        with pytest.raises(UserError, match=r"Prepare with --set recipe\.intent=for-"):
             steps.prepare(tmp_path / name / "index.parquet", tmp_path / "cache", other)
         done = steps.prepare(tmp_path / name / "index.parquet", tmp_path / f"{name}-cache", recipe)
         assert done.refused == 0

@@ -146,7 +146,7 @@ def test_a_loss_that_is_no_number_after_a_validation_leaves_a_bundle_by_the_comm
 
 def test_memory_advice_names_what_is_left_to_lower(data, small_foundation, tmp_path, monkeypatch):
     stop_at(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(UserError, match="set chunk_size to 2, which keeps the batch"):
+    with pytest.raises(UserError, match="Set chunk_size to 2, which keeps the batch"):
         trained(data, small_foundation, tmp_path / "a")
     with pytest.raises(UserError, match="one at a time already: lower batch_size, or set text_tower to frozen") as one:
         trained(data, small_foundation, tmp_path / "b", chunk_size=1)

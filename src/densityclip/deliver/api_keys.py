@@ -40,7 +40,7 @@ def read_api_keys(path: Path) -> ApiKeys:
     """
     try:
         if path.stat().st_mode & 0o077:
-            raise UserError(f"{path} can be read by others", f"chmod 600 {path}")
+            raise UserError(f"{path} can be read by others", f"take their right away: chmod 600 {path}")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

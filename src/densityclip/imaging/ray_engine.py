@@ -61,7 +61,9 @@ class RayEngine:
         try:
             import ray.data  # noqa: F401
         except ImportError as error:
-            raise UserError("Ray is not installed", "pip install 'densityclip[ray]', or use --engine local") from error
+            raise UserError(
+                "Ray is not installed", "install it: pip install 'densityclip[ray]'; or use --engine local"
+            ) from error
         self._wanted, self._workers = workers, 0
         self._recipe, self._timeout, self._address = recipe, timeout, address
         self._mine = ExitStack()

@@ -185,7 +185,7 @@ def _loggers(out: Path, config: TrainConfig) -> list["Logger"]:
             made.append(kinds[name]())
         except ImportError as error:
             raise UserError(
-                f"the logger {name} is not installed", f"pip install {name}, or leave it out of loggers"
+                f"the logger {name} is not installed", f"install it: pip install {name}; or leave it out of loggers"
             ) from error
     return made
 
