@@ -45,6 +45,19 @@ def test_a_table_comes_back_as_it_was_with_absent_columns_null(tmp_path: Path):
     assert back["fold"].to_list() == [None, None]
 
 
+def test_predictions_of_before_the_column_detail_are_read_with_nulls_in_it(tmp_path: Path):
+    write_table(pl.DataFrame({"image_id": ["a"], "detail": ["x"]}), tmp_path / "new.parquet", "predictions")
+    new = read_table(tmp_path / "new.parquet", "predictions")
+    metadata = {"densityclip_kind": "predictions", "schema_version": "1"}
+    new.drop("detail").write_parquet(tmp_path / "old.parquet", metadata=metadata)
+    old = read_table(tmp_path / "old.parquet", "predictions")
+    assert old.equals(new.with_columns(pl.lit(None, pl.String).alias("detail")))
+    assert old.columns == new.columns
+    new.drop("detail", "reason").write_parquet(tmp_path / "other.parquet", metadata=metadata)
+    with pytest.raises(UserError, match="lacks the columns reason"):
+        read_table(tmp_path / "other.parquet", "predictions")
+
+
 def test_a_column_that_no_schema_knows_is_a_bug():
     with pytest.raises(ValueError, match="surprise"):
         conform(pl.DataFrame({"surprise": [1]}), "index")

@@ -86,7 +86,10 @@ PREDICTIONS: dict[str, pl.DataType] = {
     "prob_dense": pl.Float64(),
     "status": pl.String(),
     "reason": pl.String(),
+    "detail": pl.String(),
 }
+# Columns that files of before lack: they are read as null.
+_ADDED: dict[str, tuple[str, ...]] = {"predictions": ("detail",)}
 _HASHED_ROWS = 20_000
 LOGITS: tuple[str, ...] = ("logit_a", "logit_b", "logit_c", "logit_d")
 PROBABILITIES: tuple[str, ...] = ("prob_a", "prob_b", "prob_c", "prob_d")
@@ -265,10 +268,11 @@ def read_table(path: Path, kind: str) -> pl.DataFrame:
             f"{path} has schema version {version}, this densityclip reads {SCHEMA_VERSION}",
             f"make it again with `{_MADE_BY[kind]}`",
         )
-    missing = [name for name in SCHEMAS[kind] if name not in table.columns]
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}", f"make it again with `{_MADE_BY[kind]}`")
-    return table
+    absent = {name: dtype for name, dtype in SCHEMAS[kind].items() if name not in table.columns}
+    added = [pl.lit(None, absent.pop(name)).alias(name) for name in _ADDED.get(kind, ()) if name in absent]
+    if absent:
+        raise UserError(f"{path} lacks the columns {', '.join(absent)}", f"make it again with `{_MADE_BY[kind]}`")
+    return table.with_columns(added)
 
 
 def file_stem(identifier: str) -> str:

@@ -43,11 +43,21 @@ def image_rows(index: pl.DataFrame, said: dict[str, Sequence[float]] | None = No
     return conform(table, "predictions")
 
 
-def exam_rows(index: pl.DataFrame, bundle: Bundle, *, refused: dict[str, str] | None = None) -> pl.DataFrame:
-    """All levels of one exam; `refused` names images that were refused, and why."""
+def exam_rows(
+    index: pl.DataFrame,
+    bundle: Bundle,
+    *,
+    refused: dict[str, str] | None = None,
+    details: dict[str, str] | None = None,
+) -> pl.DataFrame:
+    """All levels of one exam; `refused` names images that were refused, and why; `details` the facts about them."""
     images = image_rows(index)
     rows = [
-        refused_row({"image_id": name, "exam_id": index["exam_id"][0], "patient_id": index["patient_id"][0]}, reason)
+        refused_row(
+            {"image_id": name, "exam_id": index["exam_id"][0], "patient_id": index["patient_id"][0]},
+            reason,
+            (details or {}).get(name),
+        )
         for name, reason in (refused or {}).items()
     ]
     if rows:

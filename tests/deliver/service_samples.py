@@ -54,7 +54,8 @@ def stand_in_answer(files, out: Path, earlier) -> list[Path]:
         "images": [
             part | {"image_id": f"i{k}", "laterality": side, "view": view, "modality": "DM"}
             for k, (side, view) in enumerate(views, start=1)
-        ],
+        ]
+        + [{"image_id": "x", "status": "refused", "reason": "implant", "detail": "the table states an implant"}],
         "agreement": {"images": 2, "categories": {"A": 0, "B": 2, "C": 0, "D": 0}},
         "refusals": [{"reason": "implant", "meaning": "An implant is in view.", "remedy": "Nothing.", "images": ["x"]}],
     }

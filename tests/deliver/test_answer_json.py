@@ -83,6 +83,17 @@ def test_refused_images_stand_by_reason_with_words_and_what_to_do(answer):
     assert all("density" not in image for image in refused)
 
 
+def test_a_refused_image_says_the_fact_about_it_and_null_where_the_reason_says_all(exam):
+    rows = exam_rows(
+        exam, sample_bundle(), refused={"q": "bad_header", "r": "implant"}, details={"q": "Rows is missing"}
+    )
+    answer = exam_answer(rows, sample_bundle())
+    check(answer)
+    refused = {image["image_id"]: image["detail"] for image in answer["images"] if image["status"] == "refused"}
+    assert refused == {"q": "Rows is missing", "r": None}
+    assert not any("detail" in image for image in answer["images"] if image["status"] == "ok")
+
+
 def test_agreement_counts_categories_and_compares_images_of_one_breast_only(exam):
     said = agreement(exam_rows(exam, sample_bundle()))
     # Six images a side: the right breast is C, the left B; within a breast all say the same.
@@ -115,6 +126,7 @@ def test_an_exam_that_was_refused_as_a_whole_is_an_answer_too(exam):
     answer = exam_answer(all_levels(fill_derived(images), PLAIN), sample_bundle())
     check(answer)
     assert (answer["exam"]["status"], answer["exam"]["reason"]) == ("refused", "no_breast")
+    assert answer["exam"]["detail"] is None
     assert answer["agreement"]["share_in_exam_category"] is None
 
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import jsonschema
+import polars as pl
 import pydicom
 import pytest
 from validators import dciodvfy, dsrdump
@@ -48,6 +49,13 @@ def test_report_json_and_predictions_agree(out: Path):
         assert dict(zip(rows["laterality"], rows["predicted"], strict=True)) == breasts
         assert dciodvfy(path) == []
         assert "Research use only" in dsrdump(path)
+
+
+def test_the_fact_about_a_refused_file_stands_in_the_csv_and_nowhere_else(out: Path):
+    rows = pl.read_csv(out / "predictions.csv").filter(pl.col("detail").is_not_null())
+    assert rows.select("level", "status", "reason", "detail").rows() == [
+        ("image", "refused", "unreadable", "the file has no SOP Class UID")
+    ]
 
 
 def test_every_answered_image_has_a_capture_of_its_overlay(out: Path):

@@ -1,5 +1,6 @@
 """Training, evaluation and serving see the same pixels, and say the same of them."""
 
+import re
 import threading
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from densityclip.errors import UserError
 from densityclip.imaging.cache import Cache
 from densityclip.imaging.recipe import Recipe
 from densityclip.inference import predictor as predictor_module
-from densityclip.inference.predictor import Predictor, all_levels, image_table
+from densityclip.inference.predictor import Predictor, all_levels, image_table, refused_row
 from densityclip.inference.sources import gather
 from densityclip.model.bundle import load_bundle
 from densityclip.probability.aggregate import log_probabilities, members_to_level
 from densityclip.probability.calibrate import Calibration
 from densityclip.probability.exam_rule import fit_joining
 from densityclip.probability.joining import read_joinings
+from densityclip.reasons import Reason
 from densityclip.steps import read_splits
 from densityclip.training.batches import ImageStore
 from densityclip.training.fit import predicted_rows
@@ -81,9 +83,17 @@ def test_a_bad_file_among_good_ones_is_a_refused_row_and_the_rest_is_answered(pr
     table = image_table(predictor.predict_files(mixed), predictor.calibration)
     assert table["status"].to_list() == ["ok", "ok", "ok", "refused"]
     assert table.filter(pl.col("status") == "refused")["reason"].to_list() == ["truncated"]
+    assert re.fullmatch(r"the file ends .*|\d+ bytes of \d+", table["detail"][3])
+    assert table["detail"][:3].null_count() == 3
     levels = all_levels(table, predictor.calibration.joining)
     assert set(levels["level"]) == {"image", "breast", "exam"}
     assert (levels.filter(pl.col("level") == "exam")["status"] == "ok").all()
+
+
+def test_a_detail_that_repeats_its_reason_is_none():
+    said = [Reason.BAD_HEADER.sentence, "", None, "BitsStored is 20 of 16 allocated"]
+    found = [refused_row({"image_id": "x"}, "bad_header", detail)["detail"] for detail in said]
+    assert found == [None, None, None, "BitsStored is 20 of 16 allocated"]
 
 
 def test_a_cache_of_another_recipe_is_refused_naming_both(predictor, cache):

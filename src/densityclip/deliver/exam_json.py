@@ -65,9 +65,9 @@ def exam_answer(rows: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
 
 def _one(row: dict[str, Any]) -> dict[str, Any]:
     known = {name: row[name] for name in ("image_id", "laterality", "view", "modality") if row[name] is not None}
-    status = {"status": row["status"]} | ({} if row["reason"] is None else _why(row["reason"]))
+    status = {"status": row["status"]} | ({} if row["reason"] is None else _why(row["reason"], row["detail"]))
     if row["prob_a"] is None:
-        return known | {"reason": None} | status
+        return known | {"reason": None, "detail": None} | status
     probabilities = {"probabilities": {c: row[p] for c, p in zip(CATEGORIES, PROBABILITIES, strict=True)}}
     if row["status"] != Status.OK.value:
         # An answer that is held back is not named; its numbers show why.
@@ -77,7 +77,11 @@ def _one(row: dict[str, Any]) -> dict[str, Any]:
     return known | status | named | probabilities | {"prob_dense": row["prob_dense"]}
 
 
-def _why(code: str) -> dict[str, str]:
+def _why(code: str, detail: str | None) -> dict[str, str | None]:
+    return {**_in_words(code), "detail": detail}
+
+
+def _in_words(code: str) -> dict[str, str]:
     reason = reason_of(code)
     return {"reason": reason.value, "meaning": reason.sentence, "remedy": reason.remedy}
 
@@ -126,4 +130,4 @@ def _refusals(rows: pl.DataFrame) -> list[Mapping[str, Any]]:
     """Images without an answer, by reason."""
     refused = rows.filter((pl.col("level") == "image") & pl.col("reason").is_not_null())
     groups = refused.group_by("reason").agg(pl.col("image_id").sort()).sort("reason")
-    return [_why(code) | {"images": ids} for code, ids in groups.iter_rows()]
+    return [_in_words(code) | {"images": ids} for code, ids in groups.iter_rows()]

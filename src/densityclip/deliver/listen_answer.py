@@ -80,7 +80,7 @@ def _predicted(predictor: "Predictor", files: Sequence[Path]) -> tuple[pl.DataFr
     mine = pl.col("path").is_in([str(path.resolve()) for path in files])
     found, excluded = found.filter(mine), excluded.filter(mine)
     images = image_table(predictor.predict_files(found), predictor.calibration)
-    refused = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
+    refused = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
     if refused:
         images = pl.concat([images, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
     return all_levels(images, predictor.calibration.joining), found

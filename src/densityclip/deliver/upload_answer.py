@@ -170,7 +170,7 @@ def _rows(predictor: "Predictor", images: Sequence["PredictedImage"], excluded: 
     from densityclip.inference.predictor import all_levels, image_table, refused_row
 
     table = image_table(images, predictor.calibration)
-    refused = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
+    refused = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
     if refused:
         table = pl.concat([table, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
     rows = all_levels(table, predictor.calibration.joining)

@@ -46,7 +46,7 @@ class Gathered:
         aligned: Method to the maps of the density score in the frame that all breasts share.
         members: Method to those of models of other folds, a list a model.
         sample: A few images, for what is done again and again.
-        left_out: `image_id` and `reason` of each image that has no map.
+        left_out: `image_id`, `reason` and `detail` of each image that has no map.
         withheld: Ids of exams without an answer, as the images of a breast disagree; their pictures name no category.
     """
 
@@ -57,7 +57,7 @@ class Gathered:
     aligned: dict[str, list[Mapped]] = field(default_factory=dict)
     members: dict[str, list[list[Mapped]]] = field(default_factory=dict)
     sample: list[ImageMap] = field(default_factory=list)
-    left_out: list[dict[str, str]] = field(default_factory=list)
+    left_out: list[dict[str, str | None]] = field(default_factory=list)
     withheld: list[str] = field(default_factory=list)
 
     def add_member(self, items: Iterable[ImageMap], progress: Callable[[int], None] | None = None) -> None:

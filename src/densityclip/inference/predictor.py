@@ -19,7 +19,7 @@ from densityclip.model.bundle import Bundle
 from densityclip.probability.aggregate import average_slices, fill_derived, softmax, to_level
 from densityclip.probability.calibrate import Calibration
 from densityclip.probability.joining import Joining
-from densityclip.reasons import Refused
+from densityclip.reasons import Refused, reason_of
 from densityclip.records import Level, Status
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class ImageRows:
         if image.unlike:
             self._unlike.add(image.row["image_id"])
         if image.refused is not None:
-            self._refused.append(refused_row(image.row, image.refused.reason.value))
+            self._refused.append(refused_row(image.row, image.refused.reason.value, image.refused.detail))
         for prepared, values in zip(image.prepared, image.logits, strict=True):
             self._slices.append(image.row | {"slice_index": prepared.slice_index})
             self._logits.append(values)
@@ -298,14 +298,21 @@ def image_table(images: Iterable[PredictedImage], calibration: Calibration) -> p
     return rows.table()
 
 
-def refused_row(known: dict[str, Any], reason: str) -> dict[str, Any]:
-    """A prediction row for an image without an answer."""
+def refused_row(known: dict[str, Any], reason: str, detail: str | None = None) -> dict[str, Any]:
+    """A prediction row for an image without an answer.
+
+    Args:
+        known: Its row of the index, or of the images that were left out of it.
+        reason: The stable code.
+        detail: The fact about this image; one that repeats the reason's sentence says nothing more, and is left out.
+    """
     row = {name: known.get(name) for name in _FROM_INDEX}
     return row | {
         "level": Level.IMAGE.value,
         "label": known.get("density"),
         "status": Status.REFUSED.value,
         "reason": reason,
+        "detail": detail if detail and detail != reason_of(reason).sentence else None,
     }
 
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from densityclip.errors import UserError
 from densityclip.records import Part, Status
+from densityclip.steps.models import refused_images
 from densityclip.steps.progress import Report
 from densityclip.steps.sources import found_images
 
@@ -93,7 +94,7 @@ def explain(
         left_out, one.withheld = _held_back(rows.table(), guarded)
         one.left_out = left_out.to_dicts()
         if name in excluded:
-            one.left_out += excluded[name].select(left_out.columns).to_dicts()
+            one.left_out += refused_images(excluded[name]).select(left_out.columns).to_dicts()
         told.skip(found.join(left_out, on="image_id", how="semi"))
         mapped = found.join(left_out, on="image_id", how="anti", maintain_order="left")
         for other in others if measured else ():
@@ -127,11 +128,11 @@ def _nothing_mapped(groups: Iterable["Gathered"], contents: Sequence[Path]) -> t
 
 
 def _held_back(answers: pl.DataFrame, guarded: bool) -> tuple[pl.DataFrame, list[str]]:
-    """`image_id` and `reason` of images without a map, and the exams for which `predict` has no answer."""
+    """`image_id`, `reason` and `detail` of images without a map, and the exams for which `predict` has no answer."""
     from densityclip.inference.guard import breasts_apart
 
     without = [Status.REFUSED.value, *([Status.ABSTAINED.value] if guarded else [])]
-    left_out = answers.filter(pl.col("status").is_in(without)).select("image_id", "reason")
+    left_out = answers.filter(pl.col("status").is_in(without)).select("image_id", "reason", "detail")
     return left_out, breasts_apart(answers)["exam_id"].unique(maintain_order=True).to_list() if guarded else []
 
 

@@ -163,7 +163,7 @@ def refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
     """Image-level prediction rows of images that were refused before any model saw them."""
     from densityclip.inference.predictor import refused_row
 
-    rows = [refused_row(row, row["reason"]) for row in excluded.iter_rows(named=True)]
+    rows = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
     return conform(pl.DataFrame(rows, infer_schema_length=None), "predictions")
 
 

@@ -217,9 +217,18 @@ function refusals(found) {
   const list = element("ul");
   for (const refusal of found.refusals) {
     const count = refusal.images.length;
-    list.append(element("li", "", `${count} image${count === 1 ? "" : "s"}: ${inWords(refusal)}`));
+    const item = element("li", "", `${count} image${count === 1 ? "" : "s"}: ${inWords(refusal)}`);
+    const details = detailsOf(found, refusal.reason);
+    if (details.length) item.append(element("div", "faint", details.join("; ")));
+    list.append(item);
   }
   return [element("h3", "", "Images without an answer"), list];
+}
+
+// The facts of the images with one reason, each once.
+function detailsOf(found, reason) {
+  const facts = found.images.filter((image) => image.reason === reason).map((image) => image.detail);
+  return [...new Set(facts.filter(Boolean))];
 }
 
 function addViews(part, exam, found, base) {
