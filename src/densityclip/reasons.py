@@ -28,7 +28,8 @@ class Reason(StrEnum):
     UNREADABLE = (
         "unreadable",
         "The file cannot be read as DICOM or as an image.",
-        "If another viewer opens it, export it again as DICOM.",
+        "If it is packed, unpack it; if a viewer opens it, export it again as DICOM; a picture can be named in a "
+        "table: `densityclip index --dataset table`.",
     )
     EMPTY_FILE = (
         "empty_file",
@@ -38,28 +39,29 @@ class Reason(StrEnum):
     MISSING_FILE = (
         "missing_file",
         "There is no such file: a table names it, or a link leads nowhere.",
-        "Finish the copy, or correct the table's paths; `--no-files` plans without images.",
+        "Finish the copy, or correct the table's paths; `densityclip index --no-files` plans without images.",
     )
     UNREADABLE_FOLDER = (
         "unreadable_folder",
         "The folder cannot be opened.",
-        "Allow yourself to read it, and index again.",
+        "Allow yourself to read it, and run the same command again.",
     )
     DUPLICATE = (
         "duplicate",
         "An image with the same id (SOP Instance UID, where there is one) was read before it.",
-        "Nothing: the first one is used.",
+        "Nothing to do: the first one is used.",
     )
     # What kind of object it is.
     NOT_MAMMOGRAPHY = (
         "not_mammography",
         "The object is not a mammogram.",
-        "If a stripped header hides a mammogram, say so in a table: `--dataset table`, column `modality`.",
+        "If a stripped header hides a mammogram, say so in a table: `densityclip index --dataset table`, column "
+        "`modality`.",
     )
     STRUCTURED_REPORT = (
         "structured_report",
         "The object is a report, not an image; a density in it was read.",
-        "Nothing: it is no image.",
+        "Nothing to do: it is no image.",
     )
     PROPRIETARY = (
         "proprietary",
@@ -74,7 +76,8 @@ class Reason(StrEnum):
     FOR_PRESENTATION = (
         "for_presentation",
         "The image is For Presentation (ready for the screen); raw images (For Processing) were asked for.",
-        "Send the For Processing image of the same view, or index without `--for-processing`.",
+        "Send the For Processing image of the same view; to train on those for the screen, `densityclip index` without "
+        "`--for-processing`.",
     )
     PROJECTION = (
         "projection",
@@ -89,38 +92,40 @@ class Reason(StrEnum):
     UNKNOWN_MODALITY = (
         "unknown_modality",
         "Header and table do not say whether this is DM, s2D or DBT.",
-        "State it in a table: column `modality`, DM, s2D or DBT.",
+        "Mend the header, or state it in a table: `densityclip index --dataset table`, column `modality`, DM, s2D or "
+        "DBT.",
     )
     # Whether it is a standard screening view.
     NONSTANDARD_VIEW = (
         "nonstandard_view",
         "The view is neither CC nor MLO.",
-        "Nothing: the exam's CC and MLO views are used.",
+        "Nothing to do: the exam's CC and MLO views are used.",
     )
     UNKNOWN_VIEW = (
         "unknown_view",
         "The view is not stated.",
-        "State it in a table: column `view`, CC or MLO.",
+        "Mend the header, or state it in a table: `densityclip index --dataset table`, column `view`, CC or MLO.",
     )
     UNKNOWN_LATERALITY = (
         "unknown_laterality",
         "The side is not stated.",
-        "State it in a table: column `laterality`, L or R.",
+        "Mend the header, or state it in a table: `densityclip index --dataset table`, column `laterality`, L or R.",
     )
     CONFLICTING_LATERALITY = (
         "conflicting_laterality",
         "The header states both sides.",
-        "Look at the image, and state the side in a table: column `laterality`.",
+        "Look at the image; mend the header, or state the side in a table: `densityclip index --dataset table`, column "
+        "`laterality`.",
     )
     MAGNIFICATION = (
         "magnification",
         "A magnification, spot or tangential view is no screening view.",
-        "Nothing: the exam's standard views are used.",
+        "Nothing to do: the exam's standard views are used.",
     )
     PARTIAL_VIEW = (
         "partial_view",
         "The image shows a part of the breast only (a mosaic of a large breast).",
-        "Nothing: a part does not show how dense the whole is.",
+        "Nothing to do: a part does not show how dense the whole is.",
     )
     SPECIMEN = (
         "specimen",
@@ -171,7 +176,7 @@ class Reason(StrEnum):
     CONSTANT = (
         "constant",
         "Every pixel has the same value.",
-        "Nothing, if the exposure failed; else export it again.",
+        "Nothing to do, if the exposure failed; else export it again.",
     )
     NO_BREAST = (
         "no_breast",
@@ -191,13 +196,15 @@ class Reason(StrEnum):
     )
     TIMEOUT = (
         "timeout",
-        "The image took longer than the time limit.",
-        "Allow more with `--timeout`, or run fewer `--workers`.",
+        "The image, or its exam, took longer than the time limit.",
+        "Allow more (`densityclip prepare --timeout`, `densityclip listen --job-seconds`, "
+        "`densityclip serve --job-seconds`), or run fewer workers.",
     )
     CRASHED = (
         "crashed",
-        "Reading the file crashed.",
-        "Leave it out, or convert it to an uncompressed syntax with another tool.",
+        "Reading the file, or answering its exam, crashed.",
+        "Leave it out, or convert it to an uncompressed syntax with another tool; where memory was short, run fewer "
+        "workers, or allow more (`densityclip listen --job-gb`, `densityclip serve --job-gb`).",
     )
     # Where a study is to be fetched, there is no image yet.
     NOT_RETRIEVED = (

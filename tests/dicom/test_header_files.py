@@ -85,8 +85,8 @@ def test_what_is_no_dicom_is_refused_with_a_reason(tmp_path, content, reason) ->
     [
         (b"<!DOCTYPE html><html>" * 30, "web page"),
         (b"\n <?xml version='1.0'?>" * 30, "web page or XML"),
-        (b"PK\x03\x04" + bytes(300), "unpack it"),
-        (b"\x89PNG\r\n" + bytes(300), "--dataset table"),
+        (b"PK\x03\x04" + bytes(300), "packed archive"),
+        (b"\x89PNG\r\n" + bytes(300), "a picture, not DICOM"),
     ],
 )
 def test_what_a_file_is_instead_of_dicom_is_said(tmp_path, content, said) -> None:

@@ -256,9 +256,9 @@ def _what_it_is(start: bytes) -> str:
     if start.lstrip()[:1] == b"<":
         return "the file is a web page or XML, perhaps a download that failed"
     if start[:4] in (b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"\x1f\x8b\x08\x08", b"Rar!", b"7z\xbc\xaf"):
-        return "the file is a packed archive; unpack it"
+        return "the file is a packed archive"
     if start.startswith(SIGNATURES):
-        return "the file is a picture, not DICOM; name it in a table and index it with --dataset table"
+        return "the file is a picture, not DICOM"
     return "the file does not start like DICOM"
 
 
