@@ -206,6 +206,18 @@ class Reason(StrEnum):
         "Leave it out, or convert it to an uncompressed syntax with another tool; where memory was short, run fewer "
         "workers, or allow more (`densityclip listen --job-gb`, `densityclip serve --job-gb`).",
     )
+    # Whether what came as a whole can be opened, before there is any image.
+    BAD_ARCHIVE = (
+        "bad_archive",
+        "The zip archive is damaged, encrypted or empty.",
+        "Make it again, without a password, or send the files as they are.",
+    )
+    TOO_MUCH = (
+        "too_much",
+        "The archive or the study holds more than the limit.",
+        "Send each exam by itself; for studies that are fetched, `densityclip serve --max-upload-mb` and "
+        "`densityclip serve --max-files` are the limits.",
+    )
     # Where a study is to be fetched, there is no image yet.
     NOT_RETRIEVED = (
         "not_retrieved",

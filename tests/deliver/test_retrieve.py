@@ -59,9 +59,9 @@ def test_the_objects_arrive_as_they_are_and_the_server_is_asked_for_them_as_they
 @pytest.mark.parametrize(
     ("lie", "reason", "said"),
     [
-        (endless_part, Reason.TOO_LARGE, "the study has more than 50 MB"),
+        (endless_part, Reason.TOO_MUCH, "the study has more than 50 MB"),
         (endless_header, Reason.NOT_RETRIEVED, "pacs broke off, or sent a damaged answer"),
-        (many_parts, Reason.TOO_LARGE, "the study has more than 5 objects"),
+        (many_parts, Reason.TOO_MUCH, "the study has more than 5 objects"),
         (cut_off, Reason.NOT_RETRIEVED, "pacs broke off, or sent a damaged answer"),
         (breaks_off, Reason.NOT_RETRIEVED, "pacs cannot be reached, or broke off (ChunkedEncodingError)"),
         (says_html, Reason.NOT_RETRIEVED, "pacs sent something else than DICOM objects"),

@@ -487,7 +487,7 @@ def bomb() -> bytes:
 def test_a_zip_bomb_is_refused_and_a_name_in_an_archive_leads_nowhere(real, exam_files, tmp_path):
     job = real.post("/api/jobs", files=form(bomb())).json()["id"]
     found = finished(real, job, seconds=120)
-    assert (found["state"], found["reason"]) == ("failed", "too_large")
+    assert (found["state"], found["reason"]) == ("failed", "too_much")
     assert "/" not in found["detail"]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -91,7 +91,7 @@ def retrieved(reference: Path, retrieval: Retrieval, *, within: Path) -> Iterato
 
     Raises:
         Refused: `not_retrieved`: the server has no such study, cannot be reached, or does not send DICOM objects;
-            `too_large`: beyond the limits.
+            `too_much`: beyond the limits.
         DiskFullError: There is no room.
     """
     asked = json.loads(reference.read_bytes())
@@ -146,7 +146,7 @@ def _keep(response: "Response", name: str, upload: Upload, retrieval: Retrieval)
         for piece in response.iter_content(_PIECE):
             received += len(piece)
             if received > limits.upload_bytes:
-                raise Refused(Reason.TOO_LARGE, f"the study has more than {limits.upload_bytes >> 20} MB")
+                raise Refused(Reason.TOO_MUCH, f"the study has more than {limits.upload_bytes >> 20} MB")
             if received - looked > _BETWEEN_LOOKS:
                 looked = received
                 if not retrieval.disk.has_room(upload.folder, 0):
@@ -155,7 +155,7 @@ def _keep(response: "Response", name: str, upload: Upload, retrieval: Retrieval)
         parts.finish()
     except MultipartTooLarge as error:
         limit = f"more than {limits.files} objects" if error.what == "files" else "headers that are too long"
-        raise Refused(Reason.TOO_LARGE, f"the study has {limit}") from None
+        raise Refused(Reason.TOO_MUCH, f"the study has {limit}") from None
     except MultipartError as error:
         fact = "sent something else than DICOM objects" if error.is_kind else "broke off, or sent a damaged answer"
         raise _not_retrieved(f"{name} {fact}") from None

@@ -88,15 +88,18 @@ def _unpacked(source: Path, limits: ZipLimits, out: Path) -> Iterator[Path]:
     try:
         with unpacked(source, limits, within=out) as folder:
             if folder.is_file():
-                raise Refused(Reason.UNREADABLE, "the archive is damaged")
+                raise Refused(Reason.BAD_ARCHIVE, "the archive is damaged")
             yield folder
     except ArchiveTooLarge as error:
-        # The message names the path.
-        raise Refused(Reason.TOO_LARGE, error.fact.replace(str(source), "the archive")) from None
+        raise Refused(Reason.TOO_MUCH, _fact(error, source)) from None
     except UserError as error:
-        raise Refused(
-            Reason.UNREADABLE, f"{error.fact.replace(str(source), 'the archive')}; {error.next_step}"
-        ) from None
+        # Its next step is for somebody at the command line; the reason has one for who sent the archive.
+        raise Refused(Reason.BAD_ARCHIVE, _fact(error, source)) from None
+
+
+def _fact(error: UserError, archive: Path) -> str:
+    """What is wrong with an archive, without its path."""
+    return error.fact.replace(str(archive), "the archive")
 
 
 def _answer_folder(predictor: "Predictor", folder: Path, out: Path) -> list[Path]:
