@@ -24,6 +24,7 @@ from densityclip.model.bundle import Bundle, load_bundle, save_bundle
 from densityclip.model.classifier import class_embeddings
 from densityclip.model.prompts import DEFAULT_PROMPTS
 from densityclip.probability.calibrate import Calibration
+from densityclip.reasons import reason_of
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,9 @@ def without_vit(small_foundation: Path, tmp_path_factory: pytest.TempPathFactory
 def test_refused_images_are_named_and_the_rest_goes_on(mixed: Path, model: Path, tmp_path: Path, densityclip):
     done = densityclip("explain", mixed, "--model", model, "--out", tmp_path / "maps", "--no-figures")
     assert done.returncode == 1, done.stderr
-    assert "Refused: blank (constant)\nRefused: broken.dcm (unreadable)\n" in done.stdout
+    for code, said in (("constant", "  blank\n"), ("unreadable", "  broken.dcm: the file ")):
+        words = f"{reason_of(code).sentence} {reason_of(code).remedy}"
+        assert f"Refused, 1 image ({code}): {words}\n{said}" in done.stdout
     assert "2 images mapped, 2 refused" in done.stdout
     # Three files could be tried: each is mapped, and then drawn.
     assert done.stderr.splitlines()[-1].startswith("explain: 6 of 6")

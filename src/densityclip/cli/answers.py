@@ -1,6 +1,6 @@
 """Commands that answer: predictions, their score, maps of where a model looked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +8,7 @@ import typer
 
 from densityclip.cli.options import OutFolder, Workers, exit_if, open_model
 from densityclip.cli.shown import show_metrics
+from densityclip.cli.unanswered import say_unanswered
 from densityclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,9 +131,9 @@ def _show_maps(written: Mapping[str, Any], out: Path, figures: bool) -> None:
     from densityclip import steps, terminal
     from densityclip.explain.figures import FEWEST_PATIENTS
 
-    _show_refused(written["refused"])
-    for row in written["abstained"]:
-        terminal.say(f"No answer for exam {row['exam_id']} ({row['reason']}): its pictures name no category.")
+    say_unanswered("Refused", written["refused"], name="image_id", where=str(out / "explain.json"))
+    said = "No answer, so that pictures name no category"
+    say_unanswered(said, written["abstained"], name="exam_id", where=str(out / "explain.json"))
     if figures and not set(steps.DEFAULT_TARGETS) <= set(written["targets"]):
         terminal.say("Nothing was measured: figures are of the density score, and --target leaves it out.")
     elif figures and len(written["targets"]) > 1:
@@ -153,15 +154,6 @@ def _show_maps(written: Mapping[str, Any], out: Path, figures: bool) -> None:
     )
 
 
-def _show_refused(rows: Sequence[Mapping[str, Any]]) -> None:
-    from densityclip import terminal
-
-    for row in rows[:10]:
-        terminal.say(f"Refused: {row['image_id']} ({row['reason']})")
-    if len(rows) > 10:
-        terminal.say(f"Refused: {len(rows) - 10} more.")
-
-
 def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
     from densityclip import steps, terminal
 
@@ -177,9 +169,9 @@ def _show_predictions(table: "pl.DataFrame", out: Path) -> None:
     terminal.show_table(f"Predicted, {level} level{some}", (first, "density", "A", "B", "C", "D"), shown)
     images = table.filter(table["level"] == "image")
     refused = images.filter(images["status"] == "refused")
-    _show_refused(refused.to_dicts())
-    for row in table.filter((table["level"] == "exam") & (table["status"] == "abstained")).iter_rows(named=True):
-        terminal.say(f"No answer for the exam of {row['patient_id'] or '-'} ({row['reason']})")
+    say_unanswered("Refused", refused.to_dicts(), name="image_id", where=str(out / "predictions.csv"))
+    held = table.filter((table["level"] == "exam") & (table["status"] == "abstained"))
+    say_unanswered("No answer", held.to_dicts(), name="exam_id", where=str(out / "predictions.csv"))
     answers = images["predicted"].drop_nulls()
     if len(answers) > 5 and answers.n_unique() == 1:
         terminal.say(f"Every image got the same category, {answers[0]}: look at the training before relying on it.")
