@@ -14,6 +14,7 @@ from densityclip.deliver.conformance import SENT_CLASSES
 from densityclip.deliver.exams import hashed
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.listen_answer import open_answer
+from densityclip.deliver.secondary_capture import SECONDARY_CAPTURE
 from densityclip.deliver.worker import Worker
 from densityclip.phantom.generate import generate
 from densityclip.reasons import Refused
@@ -51,6 +52,21 @@ def test_the_same_exam_gives_the_same_bytes_and_a_late_image_names_the_earlier_r
     assert earlier.SOPInstanceUID in str(report.PredecessorDocumentsSequence)
 
 
+def test_a_late_image_makes_every_capture_anew_in_the_same_series(bundle, images, tmp_path):
+    answer = open_answer(bundle, overlay=True)
+    usable = [path for path in images if "_DM_" in path.parent.name]
+    before, after = {}, {}
+    for made, files, name in ((before, usable[:-1], "most"), (after, usable, "all")):
+        for path in answer(laid_out(files, tmp_path / name), tmp_path / f"{name}-out", ()):
+            found = pydicom.dcmread(path, stop_before_pixels=True)
+            if found.SOPClassUID == SECONDARY_CAPTURE:
+                made[found.SourceImageSequence[0].ReferencedSOPInstanceUID] = found
+    assert (len(before), len(after)) == (3, 4)
+    for source, old in before.items():
+        assert after[source].SOPInstanceUID != old.SOPInstanceUID
+        assert after[source].SeriesInstanceUID == old.SeriesInstanceUID
+
+
 def test_only_the_files_that_were_named_are_answered(bundle, images, tmp_path):
     answer = open_answer(bundle)
     files = laid_out(images, tmp_path / "all")
@@ -59,13 +75,15 @@ def test_only_the_files_that_were_named_are_answered(bundle, images, tmp_path):
     assert some.read_bytes() == alone.read_bytes()
 
 
-def test_an_exam_without_a_usable_image_is_refused_with_the_reason_of_its_images(bundle, tmp_path):
+@pytest.mark.parametrize(("unusable", "said"), [(1, "the only image of the exam"), (2, "2 of 2 images of the exam")])
+def test_an_exam_without_a_usable_image_is_refused_with_the_reason_of_its_images(bundle, tmp_path, unusable, said):
     folder = tmp_path / "empty"
     folder.mkdir()
-    (folder / "a.dcm").write_bytes(as_bytes(mammogram("1.2.3")))
+    for number in range(unusable):
+        (folder / f"{number}.dcm").write_bytes(as_bytes(mammogram("1.2.3")))
     with pytest.raises(Refused) as refused:
         open_answer(bundle)(sorted(folder.iterdir()), tmp_path / "out", ())
-    assert "images of the exam" in refused.value.detail
+    assert refused.value.detail == said
 
 
 def test_the_classes_of_all_objects_are_those_of_the_conformance_statement(bundle, images, tmp_path):

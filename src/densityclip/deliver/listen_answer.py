@@ -98,4 +98,6 @@ def _why_nothing(table: pl.DataFrame) -> Refused:
     if not len(reasons):
         return Refused(Reason.UNREADABLE, "no image of the exam could be answered")
     code = reasons.mode().sort()[0]
-    return Refused(Reason[code.upper()], f"{len(reasons)} images of the exam, most of them for this reason")
+    whole = len(reasons)
+    for_it = "the only image" if whole == 1 else f"{(reasons == code).sum()} of {whole} images"
+    return Refused(Reason[code.upper()], f"{for_it} of the exam")
