@@ -130,6 +130,23 @@ def test_an_exam_that_was_refused_as_a_whole_is_an_answer_too(exam):
     assert answer["agreement"]["share_in_exam_category"] is None
 
 
+@pytest.mark.parametrize("status", ["ok", "refused"])
+def test_an_exam_of_one_image_has_neither_its_side_nor_its_view(exam, status):
+    images = image_rows(exam.head(1)).with_columns(
+        pl.lit(status).alias("status"),
+        pl.lit("no_breast" if status == "refused" else None, pl.String).alias("reason"),
+        *(pl.when(pl.lit(status == "ok")).then(name).alias(name) for name in PROBABILITIES),
+    )
+    answer = exam_answer(all_levels(fill_derived(images), PLAIN), sample_bundle())
+    check(answer)
+    (image,), (breast,) = answer["images"], answer["breasts"]
+    assert {"laterality", "view", "modality"} <= set(image)
+    assert (breast["laterality"], breast["status"]) == (image["laterality"], status)
+    assert "view" not in breast
+    assert not {"laterality", "view"} & set(answer["exam"])
+    assert answer["exam"]["modality"] == image["modality"]
+
+
 def test_an_answer_that_is_held_back_is_not_named_but_shows_its_numbers(exam):
     answer = exam_objects(disagreeing_rows(exam, sample_bundle()), sample_bundle()).answer
     check(answer)

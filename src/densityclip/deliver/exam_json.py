@@ -1,7 +1,7 @@
 """One exam's answer as JSON; `answer.schema.json` beside this file is its published form."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +16,13 @@ from densityclip.model.bundle import Bundle
 from densityclip.probability.calibrate import Calibration
 from densityclip.reasons import reason_of
 from densityclip.records import Status
+
+# In the table a breast or an exam has what its images share: side and view of an exam would be those of its only image.
+_FACTS = {
+    "exam": ("modality",),
+    "breast": ("laterality", "modality"),
+    "image": ("image_id", "laterality", "view", "modality"),
+}
 
 
 def answer_schema() -> dict[str, Any]:
@@ -36,7 +43,7 @@ def exam_answer(rows: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
         and which model gave them.
     """
     parts: dict[str, list[dict[str, Any]]] = {
-        level: [_one(row) for row in rows.filter(pl.col("level") == level).iter_rows(named=True)]
+        level: [_one(row, _FACTS[level]) for row in rows.filter(pl.col("level") == level).iter_rows(named=True)]
         for level in ("exam", "breast", "image")
     }
     return {
@@ -63,8 +70,8 @@ def exam_answer(rows: pl.DataFrame, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _one(row: dict[str, Any]) -> dict[str, Any]:
-    known = {name: row[name] for name in ("image_id", "laterality", "view", "modality") if row[name] is not None}
+def _one(row: dict[str, Any], facts: Sequence[str]) -> dict[str, Any]:
+    known = {name: row[name] for name in facts if row[name] is not None}
     status = {"status": row["status"]} | ({} if row["reason"] is None else _why(row["reason"], row["detail"]))
     if row["prob_a"] is None:
         return known | {"reason": None, "detail": None} | status
