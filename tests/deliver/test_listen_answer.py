@@ -4,12 +4,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import polars as pl
 import pydicom
 import pytest
+from exam_samples import disagreeing_rows, exam_rows, sample_bundle
 from listen_samples import as_bytes, mammogram
 from listen_scene import RecordingPeer, free_port, wait_until
 
+from densityclip.deliver import listen_answer
 from densityclip.deliver.conformance import SENT_CLASSES
 from densityclip.deliver.exams import hashed
 from densityclip.deliver.limits import Limits
@@ -17,7 +21,7 @@ from densityclip.deliver.listen_answer import open_answer
 from densityclip.deliver.secondary_capture import SECONDARY_CAPTURE
 from densityclip.deliver.worker import Worker
 from densityclip.phantom.generate import generate
-from densityclip.reasons import Refused
+from densityclip.reasons import Reason, Refused
 
 REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
 
@@ -84,6 +88,30 @@ def test_an_exam_without_a_usable_image_is_refused_with_the_reason_of_its_images
     with pytest.raises(Refused) as refused:
         open_answer(bundle)(sorted(folder.iterdir()), tmp_path / "out", ())
     assert refused.value.detail == said
+
+
+def test_an_exam_whose_only_breast_is_held_back_says_so_and_not_that_it_is_unreadable(exam, tmp_path, monkeypatch):
+    left, model = exam.filter(exam["laterality"] == "L"), sample_bundle()
+    monkeypatch.setattr(listen_answer, "_predicted", lambda *_: (disagreeing_rows(left, model), left))
+    with pytest.raises(Refused) as refused:
+        listen_answer.answer_exam(SimpleNamespace(bundle=model), [], tmp_path / "out")
+    assert refused.value.reason is Reason.VIEWS_DISAGREE
+    assert refused.value.detail == "neither the exam nor a breast has an answer"
+
+
+def test_images_of_two_patients_are_told_as_that(exam, tmp_path, monkeypatch):
+    other = pydicom.dcmread(exam["path"][0])
+    other.PatientID = "somebody else"
+    other.save_as(tmp_path / "other.dcm")
+    mixed = exam.with_columns(
+        pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(str(tmp_path / "other.dcm"))).otherwise("path").alias("path")
+    )
+    rows, model = exam_rows(exam, sample_bundle()), sample_bundle()
+    monkeypatch.setattr(listen_answer, "_predicted", lambda *_: (rows, mixed))
+    with pytest.raises(Refused) as refused:
+        listen_answer.answer_exam(SimpleNamespace(bundle=model), [], tmp_path / "out")
+    assert refused.value.reason is Reason.BAD_HEADER
+    assert refused.value.detail == "the images of the exam differ in PatientID"
 
 
 def test_the_classes_of_all_objects_are_those_of_the_conformance_statement(bundle, images, tmp_path):

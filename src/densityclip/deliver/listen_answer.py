@@ -13,7 +13,7 @@ from densityclip.deliver.pictures import exam_pictures
 from densityclip.deliver.source_image import read_source
 from densityclip.deliver.worker import Answer
 from densityclip.dicom.density_report import REPORT_CLASSES
-from densityclip.reasons import Reason, Refused
+from densityclip.reasons import Reason, Refused, reason_of
 from densityclip.records import Status
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def answer_exam(
         The DICOM objects.
 
     Raises:
-        Refused: No answer can be had from these files: the reason that most of them have.
+        Refused: No object can be had from these files: the reason that most of them have, or that their exam has.
     """
     table, found = _predicted(predictor, files)
     paths: list[Path] = []
+    without: str | None = None
     reports = _reports(earlier)
     for rows in exams_of(table):
         used = rows.filter((pl.col("level") == "image") & (pl.col("status") == Status.OK.value))["image_id"]
@@ -66,8 +67,9 @@ def answer_exam(
         pictures = exam_pictures(predictor, predictor.predict_files(images)) if overlay and sources else {}
         objects = exam_objects(rows, predictor.bundle, sources=sources, report=True, pictures=pictures, earlier=reports)
         paths += [path for path in write_exam(objects, out) if path.suffix == ".dcm"]
+        without = objects.without or without
     if not paths:
-        raise _why_nothing(table)
+        raise _why_nothing(table, without)
     return paths
 
 
@@ -93,11 +95,22 @@ def _reports(paths: Sequence[Path]) -> list["Dataset"]:
     return [dataset for dataset in read if dataset.SOPClassUID in REPORT_CLASSES]
 
 
-def _why_nothing(table: pl.DataFrame) -> Refused:
-    reasons = table.filter(pl.col("level") == "image")["reason"].drop_nulls()
+def _why_nothing(table: pl.DataFrame, without: str | None) -> Refused:
+    """Why there is no object.
+
+    Args:
+        table: Schema `predictions`, all levels.
+        without: What `exam_objects` said of it.
+    """
+    from densityclip.inference.guard import hold_back_disagreeing
+
+    images = table.filter(pl.col("level") == "image")
+    if (images["status"] == Status.OK.value).any():
+        held = hold_back_disagreeing(table).filter(pl.col("level") == "exam")["reason"].drop_nulls()
+        return Refused(reason_of(held[0]) if len(held) else Reason.BAD_HEADER, without or "")
+    reasons = images["reason"].drop_nulls()
     if not len(reasons):
         return Refused(Reason.UNREADABLE, "no image of the exam could be answered")
     code = reasons.mode().sort()[0]
-    whole = len(reasons)
-    for_it = "the only image" if whole == 1 else f"{(reasons == code).sum()} of {whole} images"
-    return Refused(Reason[code.upper()], f"{for_it} of the exam")
+    same, whole = (reasons == code).sum(), len(images)
+    return Refused(reason_of(code), f"{'the only image' if whole == 1 else f'{same} of {whole} images'} of the exam")
