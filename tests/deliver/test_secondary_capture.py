@@ -66,6 +66,12 @@ def test_the_same_picture_is_the_same_object_and_another_picture_another_one(exa
     assert other.SOPInstanceUID != first.SOPInstanceUID
 
 
+def test_the_same_picture_at_another_place_in_its_series_is_another_object(exam):
+    bundle, source = sample_bundle(), sources_of(exam)[0]
+    made = [secondary_capture(source, PICTURE, bundle, laterality="L", number=number) for number in (1, 2)]
+    assert len({one.SOPInstanceUID for one in made}) == 2, "else one UID would have two contents"
+
+
 def test_it_is_never_taken_for_a_mammogram(captures):
     with pytest.raises(Refused) as refused:
         check_object(header_facts(captures[0]))

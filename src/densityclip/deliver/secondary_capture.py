@@ -32,8 +32,8 @@ def secondary_capture(
 ) -> Dataset:
     """One picture about one image: Secondary Capture Image, RGB, uncompressed, one frame (what every viewer takes).
 
-    The picture carries words, so Burned In Annotation is YES. Its pixels are part of what its UID derives from: another
-    colour scale makes another object, never another content of the same one.
+    The picture carries words, so Burned In Annotation is YES. Its pixels and its number are part of what its UID
+    derives from: another colour scale, or place in the series, makes another object, never other bytes of the same.
 
     Args:
         source: The image that the picture is about.
@@ -54,7 +54,7 @@ def secondary_capture(
     capture = Dataset()
     copy_patient_and_study(source, capture)
     capture.SOPClassUID = SECONDARY_CAPTURE
-    capture.SOPInstanceUID = derived_uid("capture", source.sop_uid, model, hash_bytes(pixels))
+    capture.SOPInstanceUID = derived_uid("capture", source.sop_uid, model, str(number), hash_bytes(pixels))
     _add_series(capture, source, model, laterality)
     _add_description(capture, source, number)
     _add_pixels(capture, picture, pixels)
