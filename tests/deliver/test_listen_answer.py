@@ -92,7 +92,7 @@ def test_an_exam_without_a_usable_image_is_refused_with_the_reason_of_its_images
 
 def test_an_exam_whose_only_breast_is_held_back_says_so_and_not_that_it_is_unreadable(exam, tmp_path, monkeypatch):
     left, model = exam.filter(exam["laterality"] == "L"), sample_bundle()
-    monkeypatch.setattr(listen_answer, "_predicted", lambda *_: (disagreeing_rows(left, model), left))
+    monkeypatch.setattr(listen_answer, "_predicted", lambda *_: (disagreeing_rows(left, model), left, []))
     with pytest.raises(Refused) as refused:
         listen_answer.answer_exam(SimpleNamespace(bundle=model), [], tmp_path / "out")
     assert refused.value.reason is Reason.VIEWS_DISAGREE
@@ -107,7 +107,7 @@ def test_images_of_two_patients_are_told_as_that(exam, tmp_path, monkeypatch):
         pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(str(tmp_path / "other.dcm"))).otherwise("path").alias("path")
     )
     rows, model = exam_rows(exam, sample_bundle()), sample_bundle()
-    monkeypatch.setattr(listen_answer, "_predicted", lambda *_: (rows, mixed))
+    monkeypatch.setattr(listen_answer, "_predicted", lambda *_: (rows, mixed, []))
     with pytest.raises(Refused) as refused:
         listen_answer.answer_exam(SimpleNamespace(bundle=model), [], tmp_path / "out")
     assert refused.value.reason is Reason.BAD_HEADER

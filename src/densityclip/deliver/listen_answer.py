@@ -19,7 +19,7 @@ from densityclip.records import Status
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from densityclip.inference.predictor import Predictor
+    from densityclip.inference.predictor import PredictedImage, Predictor
 
 
 def open_answer(bundle: Path, *, overlay: bool = False) -> Answer:
@@ -56,7 +56,7 @@ def answer_exam(
     Raises:
         Refused: No object can be had from these files: the reason that most of them have, or that their exam has.
     """
-    table, found = _predicted(predictor, files)
+    table, found, predicted = _predicted(predictor, files)
     paths: list[Path] = []
     without: str | None = None
     reports = _reports(earlier)
@@ -64,7 +64,9 @@ def answer_exam(
         used = rows.filter((pl.col("level") == "image") & (pl.col("status") == Status.OK.value))["image_id"]
         images = found.filter(pl.col("image_id").is_in(used.implode()))
         sources = [read_source(name, Path(path)) for name, path in images.select("image_id", "path").iter_rows()]
-        pictures = exam_pictures(predictor, predictor.predict_files(images)) if overlay and sources else {}
+        names = set(images["image_id"]) if overlay else set()
+        mine = [image for image in predicted if image.row["image_id"] in names]
+        pictures = exam_pictures(predictor, mine) if mine else {}
         objects = exam_objects(rows, predictor.bundle, sources=sources, report=True, pictures=pictures, earlier=reports)
         paths += [path for path in write_exam(objects, out) if path.suffix == ".dcm"]
         without = objects.without or without
@@ -73,7 +75,10 @@ def answer_exam(
     return paths
 
 
-def _predicted(predictor: "Predictor", files: Sequence[Path]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _predicted(
+    predictor: "Predictor", files: Sequence[Path]
+) -> tuple[pl.DataFrame, pl.DataFrame, list["PredictedImage"]]:
+    """Predictions of all levels, the index of what was found, and its prepared images, which maps are made of."""
     from densityclip.inference.predictor import all_levels, image_table, refused_row
     from densityclip.inference.sources import gather
 
@@ -81,11 +86,12 @@ def _predicted(predictor: "Predictor", files: Sequence[Path]) -> tuple[pl.DataFr
     # An image that came after the exam was taken belongs to the next answer.
     mine = pl.col("path").is_in([str(path.resolve()) for path in files])
     found, excluded = found.filter(mine), excluded.filter(mine)
-    images = image_table(predictor.predict_files(found), predictor.calibration)
+    predicted = list(predictor.predict_files(found))
+    images = image_table(predicted, predictor.calibration)
     refused = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
     if refused:
         images = pl.concat([images, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
-    return all_levels(images, predictor.calibration.joining), found
+    return all_levels(images, predictor.calibration.joining), found, predicted
 
 
 def _reports(paths: Sequence[Path]) -> list["Dataset"]:
