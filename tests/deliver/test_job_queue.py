@@ -1,8 +1,10 @@
 """A queue may lose everything, be down, or hold rubbish: jobs stand in the table, and each is done once."""
 
+import contextlib
 import json
 import os
 import pickle
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -213,6 +215,22 @@ def test_the_built_in_queue_may_be_deleted_while_nobody_works(store):
         wait_until(lambda: store.states().get("delivered", 0) == len(exams))
     finally:
         jobs.stop()
+
+
+@pytest.mark.parametrize("damage", [b"no database" * 1000, "middle"])
+def test_a_built_in_queue_that_a_power_cut_damaged_is_made_anew(tmp_path, damage):
+    JobQueue(tmp_path, print).offer([f"{number:032d}" for number in range(500)])
+    path = tmp_path / QUEUE
+    with contextlib.closing(sqlite3.connect(path)) as table:
+        table.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = path.read_bytes()
+    cut = len(content) // 3
+    path.write_bytes(content[:cut] + b"\x55" * cut + content[2 * cut :] if damage == "middle" else damage)
+    done = []
+    queue = JobQueue(tmp_path, done.append)
+    queue.offer(["a"])
+    drained(queue)
+    assert done == ["a"]
 
 
 @pytest.mark.parametrize("command", ["listen", "serve"])

@@ -130,8 +130,21 @@ class _Names(Serializer):
 
 
 def _sqlite(path: Path) -> Huey:
-    # Not synced: after a power cut the table says what is to be done.
+    # Not synced: after a power cut it may be damaged, and the table says what is to be done.
+    if path.is_file() and not _is_sound(path):
+        for left in path.parent.glob(f"{path.name}*"):
+            left.unlink(missing_ok=True)
     return SqliteHuey(filename=str(path), fsync=False, strict_fifo=True, results=False, serializer=_Names())
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=_SECONDS)) as table:
+            return table.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    except sqlite3.OperationalError:
+        return True  # another process has it
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _redis(url: str, name: str) -> Huey:
