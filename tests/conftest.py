@@ -16,9 +16,8 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all files that share the road in the first, so that it is run once."""
+    """Keep a file's tests in one process, and all files that share the road in one, so that it is run once."""
     on_the_road = {item.path for item in items if "road" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in on_the_road)
     for item in items:
         item.add_marker(pytest.mark.xdist_group("road" if item.path in on_the_road else str(item.path)))
 

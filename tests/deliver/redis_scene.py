@@ -30,6 +30,7 @@ class RedisServer:
             except OSError:
                 time.sleep(0.02)
             else:
+                assert self._process.poll() is None, "another program has the port"
                 return
         raise AssertionError("redis-server did not start")
 

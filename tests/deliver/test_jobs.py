@@ -162,6 +162,7 @@ def test_a_model_that_cannot_be_opened_is_said_at_the_start(store):
 def test_stopping_leaves_the_exam_that_was_under_way_to_the_next_start(store):
     study = put(store, "1.2.3", "hang")
     jobs = Jobs(store, make_behaving, quiet_seconds=QUIET)
+    jobs.open()
     jobs.start()
     until = time.monotonic() + 30
     while not (out := list(store.claims.folder.iterdir())) and time.monotonic() < until:

@@ -4,20 +4,31 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from listen_samples import answer_uid, as_bytes, mammogram, next_job, studies
-from listen_scene import ListenProcess, RecordingPeer, WorkProcess, free_port, send_until_success, wait_until
+from listen_samples import answer_uid, as_bytes, make_stand_in, mammogram, next_job, studies
+from listen_scene import (
+    ListenProcess,
+    RecordingPeer,
+    WorkProcess,
+    free_port,
+    in_background,
+    send_until_success,
+    wait_until,
+)
 
 from densityclip.deliver.audit_log import AUDIT_LOG
 from densityclip.deliver.exams import State, hashed
 from densityclip.deliver.limits import Limits, Pauses
+from densityclip.deliver.listen_service import ListenSettings, listen
 from densityclip.deliver.receive import UploadLimits
 from densityclip.deliver.retrieve import Retrieval
-from densityclip.deliver.shared_work import ORDER, WorkOrder, read_order
+from densityclip.deliver.shared_work import ORDER, WorkOrder, read_order, work_beside
 from densityclip.deliver.store import Store
 from densityclip.deliver.uploads import JobState, Uploads
 from densityclip.errors import UserError
@@ -134,6 +145,7 @@ def test_a_job_of_the_web_service_is_working_with_progress_whoever_works_on_it(t
     assert service.status(name, "ward").state is JobState.WORKING
     assert service.progress(name) == {"done": 1, "total": 4}
     joined.failed(job, Reason.CRASHED, "", pause=float)
+    joined.release(job)
     assert service.status(name, "ward").state is JobState.WAITING
     joined.close()
     service.close()
@@ -158,6 +170,42 @@ def test_a_folder_without_a_service_or_of_another_version_is_refused(tmp_path):
     (tmp_path / ORDER).write_text(json.dumps(said | {"densityclip": "0.0.1"}))
     with pytest.raises(UserError, match=r"densityclip 0\.0\.1"):
         read_order(tmp_path)
+
+
+def test_a_worker_outlives_an_order_that_cannot_be_used_yet(store, monkeypatch, caplog):
+    monkeypatch.setattr("densityclip.deliver.shared_work._BREATH", 0.2)
+    good = WorkOrder("listen", store.folder, Limits(), Pauses(1, 1, 1))
+    bad = replace(good, queue=f"redis://127.0.0.1:{free_port()}/0")
+    began, stop = [], threading.Event()
+    good.leave(store.folder)
+    worker = in_background(work_beside, store.folder, stop, make=make_stand_in, began=began.append)
+    try:
+        wait_until(lambda: len(began) == 1)
+        bad.leave(store.folder)
+        wait_until(lambda: "nothing can be answered for now" in caplog.text)
+        good.leave(store.folder)
+        wait_until(lambda: len(began) == 2)
+    finally:
+        stop.set()
+        worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_a_worker_that_cannot_begin_says_so_and_ends(store):
+    order = WorkOrder("listen", store.folder, Limits(), Pauses(1, 1, 1), queue=f"redis://127.0.0.1:{free_port()}/0")
+    order.leave(store.folder)
+    with pytest.raises(UserError, match="does not answer"):
+        work_beside(store.folder, threading.Event(), make=make_stand_in)
+
+
+def test_a_service_that_cannot_begin_leaves_its_workers_the_order_that_they_have(tmp_path):
+    order = WorkOrder("listen", tmp_path, Limits(), Pauses(1, 1, 1))
+    order.leave(tmp_path)
+    settings = ListenSettings(tmp_path, queue=f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(UserError, match="does not answer"):
+        listen(settings, make_stand_in, threading.Event(), order=replace(order, queue=settings.queue))
+    assert read_order(tmp_path) == order
+    Store(tmp_path).close()
 
 
 def answers_of(log: Path) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ def answer(store: Store, job, peers=("peer",)) -> bool:
     uid = answer_uid([mammogram_uid(path) for path in job.files])
     store.outbox.deliver_to(peers)
     done = store.answered(job, [(uid, paths[0])])
+    store.release(job)
     for path in out.iterdir():
         path.unlink()
     out.rmdir()
@@ -224,6 +226,34 @@ def test_what_a_peer_did_not_take_waits_over_a_restart_and_goes_later(store, clo
     again.close()
 
 
+def test_a_job_that_could_not_be_given_back_on_a_full_disk_is_due_again(store, clock, monkeypatch):
+    (study,) = studies(1)
+    put(store, mammogram(study))
+    clock.now += 30
+    job = next_job(store, 30)
+    with monkeypatch.context() as full:
+        full.setattr(store.claims, "drop", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("disk is full")))
+        with pytest.raises(sqlite3.OperationalError):
+            store.release(job)
+    assert store.due() == [hashed(study)]
+    assert store.take(hashed(study)) == job
+    assert store.due() == [], "now it is being worked on"
+    assert store.take(hashed(study)) is None
+
+
+def test_an_exam_is_nobody_elses_until_it_is_given_back(store, clock):
+    (study,) = studies(1)
+    put(store, mammogram(study, number=0))
+    clock.now += 30
+    job = next_job(store, 30)
+    put(store, mammogram(study, number=1))
+    clock.now += 30
+    assert not store.answered(job, []), "a late image came"
+    assert next_job(store, 30) is None, "the first worker still clears up"
+    store.release(job)
+    assert next_job(store, 30) is not None
+
+
 def test_what_waits_for_a_peer_that_is_given_up_is_dropped_and_nobody_elses(store, clock):
     one, two = studies(2)
     for study, peers in ((one, ("gone",)), (two, ("gone", "there"))):
@@ -288,6 +318,7 @@ def test_an_exam_that_fails_is_tried_later_and_at_last_given_up_with_its_reason(
         job = next_job(store, 30)
         assert job.study == hashed(first)
         assert store.failed(job, Reason.CRASHED, "exit code 9", pause=lambda _: 5) == attempt
+        store.release(job)
         if attempt == 1:
             assert answer(store, next_job(store, 30)), "the other exam was held up"
         clock.now += 5
@@ -299,7 +330,9 @@ def test_a_failed_exam_that_is_sent_again_is_tried_again(store, clock):
     (study,) = studies(1)
     put(store, mammogram(study))
     clock.now += 30
-    store.failed(next_job(store, 30), Reason.CRASHED, "", pause=float, for_good=True)
+    job = next_job(store, 30)
+    store.failed(job, Reason.CRASHED, "", pause=float, for_good=True)
+    store.release(job)
     assert store.state_of(hashed(study)) == (State.FAILED, "crashed")
     put(store, mammogram(study))
     clock.now += 30
@@ -325,6 +358,7 @@ def test_uploads_and_answers_go_when_their_time_has_passed_and_not_before(store,
         job = next_job(store, 30)
         if study is failed:
             store.failed(job, Reason.CRASHED, "", pause=float, for_good=True)
+            store.release(job)
         else:
             answer(store, job, peers=("peer",) if study is waiting else ())
     assert store.remove_old(delivered_seconds=3600, failed_seconds=7200) == 0

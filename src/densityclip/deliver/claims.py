@@ -35,36 +35,43 @@ class Claims:
             work: Holds, for each process, its lock and its folder.
         """
         self._work = work
+        # What this process really works on: a row that could not be removed, on a full disk, binds nobody.
+        self._held: set[str] = set()
         self.name, self._lock = _take_name(work)
         self.folder = work / self.name
         self.folder.mkdir(mode=0o700)
 
     def free(self, jobs: Iterable[tuple[str, str | None]]) -> list[str]:
         """Those of some jobs, each with who claims it, on which no living process works; in their order."""
-        living: dict[str | None, bool] = {None: False}
+        living = {None: False, self.name: True}
         found = []
         for job, worker in jobs:
-            if worker is not None and worker not in living:
-                living[worker] = self._lives(worker)
-            if not living[worker]:
+            if worker not in living:
+                living[worker] = self._lives(str(worker))
+            if not living[worker] or (worker == self.name and job not in self._held):
                 found.append(job)
         return found
 
     def take(self, table: sqlite3.Connection, job: str) -> bool:
-        """Claim a job; False where a living process works on it.
+        """Claim a job; False where it is being worked on.
 
         Args:
-            table: Within a transaction that no other process shares.
+            table: Within a transaction that no other thread or process shares.
             job: Which.
         """
         row = table.execute("SELECT worker FROM claims WHERE study = ?", (job,)).fetchone()
-        if row is not None and self._lives(row[0]):
+        if row is not None and not self.free([(job, row[0])]):
             return False
         table.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (job, self.name))
+        self._held.add(job)
         return True
 
+    def let_go(self, job: str) -> None:
+        """Work on a job no longer, whether or not `drop` succeeds."""
+        self._held.discard(job)
+
     def drop(self, table: sqlite3.Connection, job: str) -> None:
-        """Give a job back."""
+        """Remove the claim on a job."""
         table.execute("DELETE FROM claims WHERE study = ? AND worker = ?", (job, self.name))
 
     def forget_the_dead(self, table: sqlite3.Connection) -> None:

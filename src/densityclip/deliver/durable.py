@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from densityclip.deliver.claims import CLAIMS, Claims
+from densityclip.deliver.exams import Job
 from densityclip.errors import UserError
 
 
@@ -119,6 +120,14 @@ class DurableFolder:
     def work(self) -> Path:
         """Where workers write, each process into a folder of its own, `claims.folder`."""
         return self.folder / "work"
+
+    def release(self, job: Job) -> None:
+        """Give a job back, answered or not; from now on others may take it."""
+        # No other thread may take it between the two.
+        with self.table.lock:
+            self.claims.let_go(job.study)
+            with self.table.transaction() as table:
+                self.claims.drop(table, job.study)
 
     def close(self) -> None:
         """Close the table and let another process have the folder."""

@@ -3,15 +3,17 @@
 The table of the store is the one truth of what is to be done; the queue brings the names of jobs to whoever is free. A
 queue takes a task off before it is run, so that a worker that is killed takes its task with it, and a Redis server may
 be emptied or restarted. What is due by the table and not in the queue is therefore offered again, by every process that
-works on the store: a task that was lost costs a second, and one that is there twice finds its job taken.
+works on the store: a task that was lost waits for the next look, and one that is there twice finds its job taken.
 """
 
 import contextlib
 import importlib.util
 import json
+import re
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,93 +26,92 @@ from huey.serializer import Serializer
 from densityclip.errors import UserError
 
 QUEUE, QUEUE_NAME = "queue.sqlite", "queue.name"
-"""The built-in queue, and the name under which a store's jobs stand on a server; both may be deleted at any time."""
+"""The built-in queue, and the name under which a store's jobs stand on a server; they may go while nobody works."""
 
 _TASK = "answer"
-_SECONDS = 5
+_SOCKET_SECONDS = 5
 _MOST_OFFERED = 100
+_NAME = re.compile("[0-9a-f]{1,64}")
 
 
 class JobQueue:
-    """Names of jobs, handed to one of several workers each; safe to use from several threads.
+    """Names of jobs, each handed to one of those who ask; safe to use from several threads.
 
     Attributes:
-        blocking: Whether `work` itself waits a second for a job.
+        blocking: Whether `next` itself waits a second for a job.
     """
 
-    def __init__(self, store: Path, do: Callable[[str], None], *, url: str | None = None) -> None:
-        """Name the queue of a store; `check` sees whether it answers.
+    def __init__(self, store: Path, url: str | None = None) -> None:
+        """Open the queue of a store.
 
         Args:
             store: The store's folder.
-            do: Told the name of a job, by `work`. The name may be of a job that is done, or of none at all.
             url: Redis server (`redis://`, `rediss://`, `unix://`); None for a file in the store.
 
         Raises:
-            UserError: The URL is none.
+            UserError: The URL is none, or the queue does not answer.
         """
-        self._where = without_password(url) if url else str(store / QUEUE)
-        self._huey = _redis(url, _name_in(store)) if url else _sqlite(store / QUEUE)
-
-        @self._huey.task(name=_TASK)
-        def answer(job: str) -> None:
-            do(job)
-
-        self._offer = answer
-        self.blocking = bool(self._huey.storage.blocking)
-
-    def check(self) -> None:
-        """See that the queue answers.
-
-        Raises:
-            UserError: It does not.
-        """
-        try:
+        self._store, self._url = store, url
+        with self._answering():
+            self._open()
             self._huey.pending_count()
-        except _down() as error:
-            raise self._no_answer(error) from error
 
-    def offer(self, jobs: Iterable[str]) -> None:
+    def offer(self, jobs: Sequence[str]) -> None:
         """Put in what is not there yet, in this order.
 
         Raises:
             UserError: The queue does not answer.
         """
-        try:
+        if not jobs:
+            return
+        with self._answering():
             there = {task.args[0] for task in self._huey.pending()}
-            for _, job in zip(range(_MOST_OFFERED), jobs, strict=False):
+            for job in islice(jobs, _MOST_OFFERED):
                 if job not in there:
-                    self._offer(job)
-        except _down() as error:
-            raise self._no_answer(error) from error
+                    self._put(job)
 
-    def work(self) -> bool:
-        """Take the next name out and do its job; False where there was none.
+    def next(self) -> str | None:
+        """Take the next name out; it may be of a job that is done, or of none at all. None where there is none.
 
         Raises:
             UserError: The queue does not answer.
         """
-        try:
+        # huey's own consumer would run tasks, repeat them and limit their time; all that is the table's and `Worker`'s.
+        with self._answering():
             task = self._huey.dequeue()
+        return None if task is None else str(task.args[0])
+
+    def close(self) -> None:
+        """Close this thread's connections; those of other threads end with them."""
+        self._huey.storage.close()
+        if self._url:
+            self._huey.storage.pool.disconnect()
+
+    def _open(self) -> None:
+        self._huey: Huey = _redis(self._url, _name_in(self._store)) if self._url else _sqlite(self._store / QUEUE)
+        # A task is known by its name; what it would do is never called.
+        self._put = self._huey.task(name=_TASK)(_named)
+        self.blocking = bool(self._huey.storage.blocking)
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
         except _down() as error:
-            raise self._no_answer(error) from error
-        if task is None:
-            return False
-        # Not `huey.execute`: it answers exceptions with a traceback in the log, and retries are the table's.
-        task.execute()
-        return True
+            if type(error) is sqlite3.DatabaseError:
+                # Damaged while it was open: the next look finds it made anew.
+                with contextlib.suppress(*_down()):
+                    self._open()
+            raise UserError(*self._words(error)) from error
 
-    def _no_answer(self, error: Exception) -> UserError:
-        return UserError(
-            f"the queue {self._where} does not answer ({type(error).__name__})",
-            "jobs are safe; start the server, or a service without --queue",
-        )
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    def _words(self, error: Exception) -> tuple[str, str]:
+        if not self._url:
+            fact = f"the queue {self._store / QUEUE} cannot be used ({error})"
+            return fact, "free space on the disk; if there is, stop all that works on the store and delete the file"
+        fact = f"the queue {_shown(self._url)} does not answer ({type(error).__name__})"
+        if type(error).__name__ in ("AuthenticationError", "ResponseError"):
+            return fact, "look at its address and password"
+        return fact, "no job is lost; start the server, or the service without --queue"
 
 
 class _Names(Serializer):
@@ -119,14 +120,17 @@ class _Names(Serializer):
     def _serialize(self, data: Message) -> bytes:
         return json.dumps({"id": data.id, "job": data.args[0]}).encode()
 
-    def _deserialize(self, data: bytes) -> Message:
-        try:
-            said = json.loads(bytes(data))
-            name, job = str(said["id"]), str(said["job"])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            # Not from here: it names no job, and is gone once it is taken out.
-            name, job = secrets.token_hex(16), ""
-        return Message(name, f"{__name__}.{_TASK}", args=(job,), kwargs={})
+    def _deserialize(self, data: bytes | str) -> Message:
+        job = ""
+        # What is not from here names no job, and is gone once it is taken out.
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            said = json.loads(data if isinstance(data, str) else bytes(data))["job"]
+            job = said if _NAME.fullmatch(said) else ""
+        return Message(secrets.token_hex(16), f"{__name__}.{_TASK}", args=(job,), kwargs={})
+
+
+def _named(job: str) -> str:
+    return job
 
 
 def _sqlite(path: Path) -> Huey:
@@ -134,12 +138,13 @@ def _sqlite(path: Path) -> Huey:
     if path.is_file() and not _is_sound(path):
         for left in path.parent.glob(f"{path.name}*"):
             left.unlink(missing_ok=True)
+    path.touch(mode=0o600)
     return SqliteHuey(filename=str(path), fsync=False, strict_fifo=True, results=False, serializer=_Names())
 
 
 def _is_sound(path: Path) -> bool:
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=_SECONDS)) as table:
+        with contextlib.closing(sqlite3.connect(path, timeout=_SOCKET_SECONDS)) as table:
             return table.execute("PRAGMA quick_check").fetchone() == ("ok",)
     except sqlite3.OperationalError:
         return True  # another process has it
@@ -152,22 +157,35 @@ def _redis(url: str, name: str) -> Huey:
         raise UserError("--queue needs the package redis", "install it: pip install 'densityclip[serve]'")
     from redis import ConnectionPool
 
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
-        raise _no_server(url)
-    # A network that is silent must not hold a worker for ever; `work` waits one second at the server.
-    settings: dict[str, Any] = {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS}
+    # A network that is silent must not hold a worker for ever; `next` waits one second at the server.
+    settings: dict[str, Any] = {"socket_timeout": _SOCKET_SECONDS, "socket_connect_timeout": _SOCKET_SECONDS}
     try:
+        _shown(url)
         pool = ConnectionPool.from_url(url, **settings)
         # What stands behind a question mark is looked at only when a connection is made; none is opened here.
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError) as error:
-        raise _no_server(url) from error
+        # Not the text itself: where it cannot be read, nobody knows where its password ends.
+        raise UserError(
+            "what --queue or DENSITYCLIP_QUEUE says is no address of a Redis server",
+            "write redis://host:6379/0; in a password, %-encode what is no letter and no digit",
+        ) from error
     return RedisHuey(f"densityclip{name}", connection_pool=pool, results=False, serializer=_Names())
 
 
-def _no_server(url: str) -> UserError:
-    return UserError(f"{without_password(url)!r} is no Redis server", "write --queue redis://host:6379/0")
+def _shown(url: str) -> str:
+    """A server without user and password.
+
+    Raises:
+        ValueError: It is no address of a Redis server.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "unix" and parts.path:
+        return f"unix://{parts.path}"
+    # A sign in a password that is not encoded ends the host's part before the password ends.
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or "@" in url.partition(parts.netloc)[2]:
+        raise ValueError
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
 
 
 def _down() -> tuple[type[Exception], ...]:

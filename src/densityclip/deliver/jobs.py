@@ -9,8 +9,9 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from densityclip.deliver.audit_log import audit
 from densityclip.deliver.claims import Claims
@@ -20,7 +21,10 @@ from densityclip.deliver.worker import JobFailed, MakeAnswer, Worker
 from densityclip.errors import UserError
 from densityclip.reasons import Reason
 
-_BREATH, _LOOK_SECONDS, _POLL_SECONDS = 5.0, 1.0, 0.1
+if TYPE_CHECKING:
+    from densityclip.deliver.job_queue import JobQueue
+
+_BREATH, _POLL_SECONDS = 5.0, 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +75,14 @@ class Jobs:
         *,
         name: Callable[[Path], str] | None = None,
         quiet_seconds: float | None = 30.0,
+        look_seconds: float | None = None,
         workers: int = 1,
         pauses: Pauses | None = None,
         queue: str | None = None,
         noun: str = "study",
         answered: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare the workers; `start` starts them.
+        """Prepare the workers; `open`, then `start`.
 
         Args:
             store: Whose exams.
@@ -85,40 +90,34 @@ class Jobs:
             name: A file of an answer to its name in the store; without it, SOP Instance UIDs of DICOM files.
             quiet_seconds: An exam is complete when no image came for so long; None where another process says which
                 are.
+            look_seconds: Between looks at what is due; by default a quarter of the quiet time, and at most one second.
             workers: Processes; none where others work in the same store.
             pauses: Between attempts at an exam whose worker fails.
             queue: URL of a Redis server; None for a file in the store.
             noun: What the audit log calls a job.
             answered: Called when there is something to deliver.
-
-        Raises:
-            UserError: The queue's URL is none.
         """
-        from densityclip.deliver.job_queue import JobQueue
-
         self._store, self._quiet, self._answered = store, quiet_seconds, answered
         self._name = name or _uid_of
         self._noun = noun
         self._pauses = pauses or Pauses(first=10, factor=4, longest=600)
-        self._queue = JobQueue(store.folder, self._answer, url=queue)
+        self._look = look_seconds or min(1.0, 1.0 if quiet_seconds is None else quiet_seconds / 4)
+        self._url = queue
+        self._queue: JobQueue | None = None
         self._workers = [Worker(make, store.limits) for _ in range(workers)]
-        self._mine = threading.local()
-        self._threads = [
-            threading.Thread(target=self._until_ended, args=(self._offer, None), daemon=True),
-            *(
-                threading.Thread(target=self._until_ended, args=(self._work, worker), daemon=True)
-                for worker in self._workers
-            ),
-        ]
+        steps = [self._offer, *(partial(self._work, worker) for worker in self._workers)]
+        self._threads = [threading.Thread(target=self._until_ended, args=(step,), daemon=True) for step in steps]
         self._ended = threading.Event()
 
     def open(self) -> None:
-        """See that the queue answers and that the model can be opened; without workers there is none to open.
+        """Open the queue, and see that the model can be opened; without workers there is none to open.
 
         Raises:
             UserError: One of them cannot be used.
         """
-        self._queue.check()
+        from densityclip.deliver.job_queue import JobQueue
+
+        self._queue = JobQueue(self._store.folder, self._url)
         for worker in self._workers[:1]:
             worker.start()
 
@@ -135,14 +134,17 @@ class Jobs:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(_BREATH)
+        if self._queue is not None:
+            self._queue.close()
 
-    def _until_ended(self, step: Callable[[], float], worker: Worker | None) -> None:
+    def _until_ended(self, step: Callable[["JobQueue"], float]) -> None:
         """Take one step after the other; a step returns the seconds until the next."""
-        self._mine.worker = worker
+        if self._queue is None:
+            raise RuntimeError("jobs are opened before they are started")
         trouble = ""
         while not self._ended.is_set():
             try:
-                pause, found = step(), ""
+                pause, found = step(self._queue), ""
             except Exception as error:  # noqa: BLE001 - whatever it is, the next exam shall not wait for ever
                 # A full disk, a queue that is down, a model that is being replaced: nothing of the exam's doing.
                 pause, found = _BREATH, str(error) if isinstance(error, UserError) else type(error).__name__
@@ -153,17 +155,18 @@ class Jobs:
             trouble = found
             self._ended.wait(pause)
 
-    def _offer(self) -> float:
-        self._queue.offer(self._store.due(self._quiet))
-        return _LOOK_SECONDS if self._quiet is None else min(_LOOK_SECONDS, self._quiet / 4)
+    def _offer(self, queue: "JobQueue") -> float:
+        queue.offer(self._store.due(self._quiet))
+        return self._look
 
-    def _work(self) -> float:
-        return 0 if self._queue.work() or self._queue.blocking else _POLL_SECONDS
-
-    def _answer(self, name: str) -> None:
+    def _work(self, worker: Worker, queue: "JobQueue") -> float:
+        name = queue.next()
+        if name is None:
+            return 0 if queue.blocking else _POLL_SECONDS
         job = self._store.take(name)
         if job is not None:
-            self._do(self._mine.worker, job)
+            self._do(worker, job)
+        return 0
 
     def _do(self, worker: Worker, job: Job) -> None:
         out = self._store.claims.folder / job.study
@@ -184,7 +187,7 @@ class Jobs:
             if not self._ended.is_set():
                 self._note(job, failure)
         finally:
-            # First the folder: once the job is released, another worker may make it anew for a later image.
+            # First the folder: once the job is released, another thread may make it anew for a later image.
             shutil.rmtree(out, ignore_errors=True)
             self._store.release(job)
 

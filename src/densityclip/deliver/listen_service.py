@@ -113,8 +113,6 @@ def listen(
         UserError: The store, the model or the port cannot be opened.
     """
     store = Store(settings.store, limits=settings.port.limits)
-    if order is not None:
-        order.leave(settings.store)
     handler = open_audit(settings.store / AUDIT_LOG)
     store.outbox.deliver_to([peer.name for peer in settings.peers])
     deliveries = Deliveries(store.outbox, settings.peers, peer_pauses=settings.peer_pauses)
@@ -132,6 +130,8 @@ def listen(
         deliveries.start()
         # Nobody is told "success" by a service that cannot answer; without workers of its own, others answer.
         jobs.open()
+        if order is not None:
+            order.leave(settings.store)
         listener = Listener(store, settings.port)
         try:
             # Opening a model takes longer than a quiet time; only now can the rest of an exam come.

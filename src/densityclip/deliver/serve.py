@@ -31,6 +31,8 @@ PAUSES = Pauses(first=2, factor=4, longest=60)
 """Between attempts at a job whose worker fails."""
 
 _HOUR = 3600.0
+# Somebody waits at the page.
+_LOOK_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -169,14 +171,13 @@ def running(settings: ServeSettings, make: MakeAnswer, *, order: WorkOrder | Non
         UserError: The store or the model cannot be opened.
     """
     uploads = Uploads(settings.store, limits=settings.limits, keep_seconds=settings.keep_hours * _HOUR)
-    if order is not None:
-        order.leave(settings.store)
     handler = open_audit(settings.store / AUDIT_LOG)
     jobs = Jobs(
         uploads,
         make,
         name=by_file_name,
-        quiet_seconds=0.8,
+        quiet_seconds=None,
+        look_seconds=_LOOK_SECONDS,
         workers=settings.workers,
         pauses=PAUSES,
         queue=settings.queue,
@@ -186,6 +187,8 @@ def running(settings: ServeSettings, make: MakeAnswer, *, order: WorkOrder | Non
     tidy = threading.Thread(target=_tidy_until, args=(stop, uploads), daemon=True)
     try:
         jobs.open()
+        if order is not None:
+            order.leave(settings.store)
         jobs.start()
         tidy.start()
         audit("started")

@@ -4,15 +4,19 @@ The service leaves an order in its store that says with what to answer. A worker
 it cannot disagree with the service, or with another worker, about the model, the limits or what an answer is.
 """
 
+import contextlib
+import importlib.util
+import json
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from densityclip import __version__
-from densityclip.artifacts import read_json, write_json
+from densityclip.artifacts import atomic_path, read_json
 from densityclip.deliver.audit_log import AUDIT_LOG, audit, close_audit, open_audit
 from densityclip.deliver.jobs import Jobs, by_file_name
 from densityclip.deliver.limits import Limits, Pauses
@@ -26,7 +30,9 @@ from densityclip.errors import UserError
 ORDER = "workers.json"
 """The file in a store that says how its jobs are answered."""
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS, _BREATH = 1.0, 5.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,10 @@ class WorkOrder:
     def leave(self, store: Path) -> None:
         """Write the order into a store."""
         said = asdict(self) | {"bundle": str(self.bundle.resolve()), "densityclip": __version__}
-        write_json(store / ORDER, said)
-        # Addresses of servers, and a password of the queue's, are nobody else's business.
-        (store / ORDER).chmod(0o600)
+        with atomic_path(store / ORDER) as temporary:
+            # Addresses of servers, and a password of the queue's, are nobody else's business.
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps(said, indent=2), encoding="utf-8")
 
     def make(self) -> MakeAnswer:
         """What opens the model in a worker process."""
@@ -99,7 +106,7 @@ def read_order(store: Path) -> WorkOrder:
         Pauses(**said["pauses"]),
         said["overlay"],
         Retrieval(said["retrieval"]["servers"], upload, Limits(**said["retrieval"]["disk"])),
-        said["queue"],
+        said.get("queue"),
     )
 
 
@@ -121,31 +128,67 @@ def work_beside(
         began: Called when the model is open.
 
     Raises:
-        UserError: The store cannot be joined, or the model cannot be opened.
+        UserError: There is no service, or it is of another version; or at the start: the store cannot be joined, the
+            model cannot be opened, or the queue does not answer. Later on these are waited out.
     """
+    if importlib.util.find_spec("huey") is None:
+        raise UserError("a worker needs huey", "install it: pip install 'densityclip[serve]'")
+    started = False
     while not stop.is_set():
         order = read_order(folder)
+        try:
+            with _working(order, folder, make or order.make(), workers):
+                started = True
+                began(order)
+                while not stop.wait(_LOOK_SECONDS) and read_order(folder) == order:
+                    pass
+        except UnusableOrderError as error:
+            if not started:
+                raise error.reason from error
+            _log.error("nothing can be answered for now: %s", error.reason)
+            stop.wait(_BREATH)
+
+
+class UnusableOrderError(Exception):
+    """What an order names cannot be used.
+
+    Attributes:
+        reason: What is said of it.
+    """
+
+    def __init__(self, reason: UserError) -> None:
+        self.reason = reason
+        super().__init__(str(reason))
+
+
+@contextlib.contextmanager
+def _working(order: WorkOrder, folder: Path, make: MakeAnswer, workers: int) -> Iterator[None]:
+    """Work on what waits, for as long as it lasts."""
+    try:
         store = order.join(folder)
-        handler = open_audit(folder / AUDIT_LOG)
-        jobs = Jobs(
-            store,
-            make or order.make(),
-            name=None if order.kind == "listen" else by_file_name,
-            quiet_seconds=None,
-            workers=workers,
-            pauses=order.pauses,
-            queue=order.queue,
-            noun="study" if order.kind == "listen" else "job",
-        )
+    except UserError as error:
+        raise UnusableOrderError(error) from error
+    handler = open_audit(folder / AUDIT_LOG)
+    jobs = Jobs(
+        store,
+        make,
+        name=None if order.kind == "listen" else by_file_name,
+        quiet_seconds=None,
+        workers=workers,
+        pauses=order.pauses,
+        queue=order.queue,
+        noun="study" if order.kind == "listen" else "job",
+    )
+    try:
         try:
             jobs.open()
-            jobs.start()
-            audit("worker started", worker=store.claims.name)
-            began(order)
-            while not stop.wait(_LOOK_SECONDS) and read_order(folder) == order:
-                pass
-        finally:
-            jobs.stop()
-            audit("worker stopped", worker=store.claims.name)
-            store.close()
-            close_audit(handler)
+        except UserError as error:
+            raise UnusableOrderError(error) from error
+        jobs.start()
+        audit("worker started", worker=store.claims.name)
+        yield
+    finally:
+        jobs.stop()
+        audit("worker stopped", worker=store.claims.name)
+        store.close()
+        close_audit(handler)

@@ -161,7 +161,7 @@ class Store(DurableFolder):
         return self.claims.free(rows)
 
     def take(self, study: str) -> Job | None:
-        """Take an exam that is due; give it back with `answered`, `failed` or `release`.
+        """Take an exam that is due; `release` gives it back, answered or not.
 
         Returns:
             None where it is not due, or another process has it.
@@ -181,11 +181,6 @@ class Store(DurableFolder):
         with self.table.transaction() as table:
             table.execute("UPDATE exams SET last_arrival = ? WHERE state = ?", (self._clock(), State.COLLECTING))
 
-    def release(self, job: Job) -> None:
-        """Give an exam back unanswered, without blame."""
-        with self.table.transaction() as table:
-            self.claims.drop(table, job.study)
-
     def answered(self, job: Job, objects: Sequence[tuple[str, Path]]) -> bool:
         """Keep the answer to an exam, and note that every peer is to get it.
 
@@ -199,7 +194,6 @@ class Store(DurableFolder):
         folder = self._results / job.study
         # All within one transaction: no image of the exam can come in between.
         with self.table.transaction() as table:
-            self.claims.drop(table, job.study)
             known = table.execute("SELECT revision FROM exams WHERE study = ?", (job.study,)).fetchone()
             if known is None or known[0] != job.revision:
                 return False
@@ -236,7 +230,6 @@ class Store(DurableFolder):
         """
         now = self._clock()
         with self.table.transaction() as table:
-            self.claims.drop(table, job.study)
             table.execute(
                 "UPDATE exams SET failures = failures + 1, reason = ?, detail = ? WHERE study = ?",
                 (reason.value, detail, job.study),

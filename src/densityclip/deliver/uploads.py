@@ -157,7 +157,7 @@ class Uploads(DurableFolder):
         return self.claims.free(rows)
 
     def take(self, name: str) -> Job | None:
-        """Take a job that is due; None where it is not, or another process has it."""
+        """Take a job that is due; None where it is not, or another process has it. `release` gives it back."""
         with self.table.transaction() as table:
             row = table.execute(
                 "SELECT 1 FROM jobs WHERE id = ? AND state = ? AND next_try <= ?",
@@ -166,13 +166,13 @@ class Uploads(DurableFolder):
             if row is None or not self.claims.take(table, name):
                 return None
             table.execute("UPDATE jobs SET starts = starts + 1 WHERE id = ?", (name,))
-            return Job(name, 1, tuple(sorted((self._inputs / name).iterdir())), ())
+        # Where somebody removed them the answer fails, and the job with it: it must not come up again and again.
+        return Job(name, 1, tuple(sorted((self._inputs / name).glob("*"))), ())
 
     def answered(self, job: Job, objects: Sequence[tuple[str, Path]]) -> bool:
         """Keep an answer and remove what it was made from; False where the job was removed meanwhile."""
         folder = self._results / job.study
         with self.table.transaction() as table:
-            self.claims.drop(table, job.study)
             if not table.execute("SELECT 1 FROM jobs WHERE id = ?", (job.study,)).fetchone():
                 return False
             shutil.rmtree(folder, ignore_errors=True)
@@ -190,7 +190,6 @@ class Uploads(DurableFolder):
     ) -> int:
         """Note that a job could not be answered; returns how often. What was uploaded goes after the last attempt."""
         with self.table.transaction() as table:
-            self.claims.drop(table, job.study)
             table.execute(
                 "UPDATE jobs SET failures = failures + 1, reason = ?, detail = ? WHERE id = ?",
                 (reason.value, detail, job.study),
@@ -205,11 +204,6 @@ class Uploads(DurableFolder):
         if last:
             shutil.rmtree(self._inputs / job.study, ignore_errors=True)
         return failures
-
-    def release(self, job: Job) -> None:
-        """Give a job back, answered or not."""
-        with self.table.transaction() as table:
-            self.claims.drop(table, job.study)
 
     def _close(self, table: sqlite3.Connection, name: str, state: JobState) -> None:
         table.execute("UPDATE jobs SET state = ?, done_at = ? WHERE id = ?", (state, self._clock(), name))
