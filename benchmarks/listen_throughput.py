@@ -32,7 +32,7 @@ from pathlib import Path
 import psutil
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
 from densityclip.deliver.conformance import SENT_CLASSES
@@ -104,13 +104,13 @@ class Listening:
 
 def enlarged(image: Dataset, times: int) -> None:
     """Repeat each pixel along both sides; the breast keeps its millimetres."""
+    image.decompress()
     pixels = image.pixel_array.repeat(times, 0).repeat(times, 1)
     image.Rows, image.Columns = pixels.shape
     for name in ("ImagerPixelSpacing", "PixelSpacing"):
         if name in image:
             image[name].value = [value / times for value in image[name].value]
     image.PixelData = pixels.tobytes()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
 
 
 def exams_of(folder: Path, size: int, views: int, enlarge: int = 1) -> Iterator[list[Dataset]]:
@@ -184,9 +184,9 @@ def main() -> None:
     peer = Peer()
     with tempfile.TemporaryDirectory() as folder:
         if asked.model is None:
-            from load_bundle import alone
+            import load_bundle
 
-            alone("--make", folder)
+            load_bundle.alone("--make", folder)
         model = asked.model or Path(folder) / "bundle"
         exams = exams_of(Path(folder) / "exams", asked.size, asked.views, asked.enlarge)
         first = next(exams)

@@ -209,6 +209,13 @@ def test_stow_that_is_refused_confirms_nothing(web, answer, status):
     assert WebPeer(web.url).send([answer]) == []
 
 
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_wrong_address_or_password_is_of_the_peer_and_of_no_object(web, answer, status):
+    web.status = status
+    with pytest.raises(PeerError, match="look at its address"):
+        WebPeer(web.url).send([answer])
+
+
 def test_stow_whose_answer_names_a_failure_confirms_nothing(web, answer):
     web.status = 202
     web.answer = b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [43264]}}]}}'

@@ -25,6 +25,7 @@ from densityclip.deliver.limits import Limits
 from densityclip.deliver.receive import UploadLimits
 from densityclip.deliver.serve import ServeSettings, running
 from densityclip.deliver.service import ServiceSettings, make_app
+from densityclip.deliver.store import Store
 from densityclip.deliver.uploads import Uploads
 from densityclip.errors import UserError
 from densityclip.phantom.generate import generate
@@ -145,9 +146,9 @@ def test_names_of_files_are_in_no_path_no_log_and_no_address(working):
     [
         ({"files": form(b"x" * 100_001)}, 413, "more than 0 MB"),
         ({"files": form(*[dicom()] * 4)}, 413, "more than 3 files"),
-        ({"files": form(b"%PDF-1.7 Doe^Jane")}, 415, "File 1 is neither DICOM"),
-        ({"files": form(dicom(), b"MZ")}, 415, "File 2 is neither DICOM"),
-        ({"files": form(b"")}, 415, "File 1 is neither DICOM"),
+        ({"files": form(b"%PDF-1.7 Doe^Jane")}, 415, "The file is neither DICOM"),
+        ({"files": form(b"%PDF-1.7 Doe^Jane", b"MZ")}, 415, "All files are neither DICOM"),
+        ({"files": form(b"")}, 415, "The file is neither DICOM"),
         ({"files": [("other", ("a", dicom()))]}, 422, "There is no file"),
         ({"files": form(dicom(), b"PK\x03\x04")}, 422, "Send a zip archive alone"),
         ({"json": {"files": "Doe^Jane"}}, 415, "multipart/form-data"),
@@ -284,6 +285,41 @@ def test_keys_are_read_from_a_file_that_only_its_owner_reads(tmp_path):
     file.write_text("ward short\n")
     with pytest.raises(UserError, match="line 1"):
         read_api_keys(file)
+
+
+def test_files_of_other_kinds_are_passed_over_and_named_by_their_number(idle):
+    client, store = idle
+    said = client.post("/api/jobs", files=form(b"a letter", dicom(), b"MZ"))
+    assert (said.status_code, said.json()["files"], said.json()["passed_over"]) == (202, 1, [1, 3])
+    (kept,) = store.take(said.json()["id"]).files
+    assert kept.read_bytes() == dicom()
+
+
+def test_a_store_of_the_listener_is_refused_and_left_as_it_is(tmp_path):
+    listener = Store(tmp_path / "store")
+    listener.close()
+    answer = tmp_path / "store" / "results" / "answer"
+    answer.mkdir()
+    (answer / "report.dcm").write_bytes(b"waits for a peer")
+    with pytest.raises(UserError, match="no store of this service"):
+        Uploads(tmp_path / "store")
+    assert (answer / "report.dcm").read_bytes() == b"waits for a peer"
+    Uploads(tmp_path / "other").close()
+    with pytest.raises(UserError, match="no store of this service"):
+        Store(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", [Store, Uploads])
+def test_a_folder_that_holds_anything_else_is_refused_and_one_of_a_killed_start_is_not(kind, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "lock").touch()
+    kind(tmp_path).close()
+    other = tmp_path / "thesis"
+    (other / "results").mkdir(parents=True)
+    (other / "results" / "table.csv").write_text("a")
+    with pytest.raises(UserError, match="it holds results"):
+        kind(other)
+    assert (other / "results" / "table.csv").read_text() == "a"
 
 
 def test_answers_go_after_their_time(tmp_path):

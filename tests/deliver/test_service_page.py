@@ -128,6 +128,17 @@ def test_everything_works_by_keyboard(page, tmp_path):
     assert page.locator(".fade output").inner_text() == "100%"
 
 
+def test_files_of_other_kinds_are_passed_over_and_named(page):
+    files = [
+        {"name": "letter.txt", "mimeType": "", "buffer": b"Dear colleague"},
+        {"name": "a.dcm", "mimeType": "", "buffer": dicom()},
+    ]
+    page.set_input_files("input[type=file]", files)
+    page.get_by_text("Both breasts together").wait_for(timeout=30_000)
+    assert page.locator("#said").inner_text().endswith("nor a zip archive: letter.txt.")
+    seen(page, "passed-over")
+
+
 def test_what_is_refused_is_said_and_can_be_tried_again(page):
     drop(page, b"%PDF-1.7")
     page.get_by_role("alert").get_by_text("neither DICOM nor a picture").wait_for()

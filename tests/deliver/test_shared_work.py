@@ -199,6 +199,7 @@ def test_a_worker_that_cannot_begin_says_so_and_ends(store):
 
 
 def test_a_service_that_cannot_begin_leaves_its_workers_the_order_that_they_have(tmp_path):
+    Store(tmp_path).close()
     order = WorkOrder("listen", tmp_path, Limits(), Pauses(1, 1, 1))
     order.leave(tmp_path)
     settings = ListenSettings(tmp_path, queue=f"redis://127.0.0.1:{free_port()}/0")

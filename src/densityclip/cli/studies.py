@@ -88,4 +88,7 @@ def _run_study(
     terminal.say(verdict(metrics, described.question))
     if described.generated:
         terminal.say("All exams were generated: the figures say nothing about patients.")
+    bundles = [str(path.parent) for path in sorted((out / "arms").rglob("bundle/provenance.json"))]
+    more = f" and {len(bundles) - 2} more" if len(bundles) > 2 else ""
+    terminal.say(f"Models, for `predict`, `listen` and `serve`: {', '.join(bundles[:2])}{more}.")
     terminal.say(f"The report is {page}.")

@@ -74,6 +74,11 @@ class Claims:
         """Remove the claim on a job."""
         table.execute("DELETE FROM claims WHERE study = ? AND worker = ?", (job, self.name))
 
+    def others(self) -> int:
+        """How many other processes work on the folder."""
+        names = {path.stem for path in self._work.glob(f"*{_LOCK}")} - {self.name}
+        return sum(self._lives(name) for name in names)
+
     def forget_the_dead(self, table: sqlite3.Connection) -> None:
         """Remove the claims, the folders and the locks of processes that have ended."""
         for (worker,) in table.execute("SELECT DISTINCT worker FROM claims").fetchall():

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -90,15 +90,18 @@ class DurableFolder:
             joining: Whether to work beside the service, whose the folder is.
 
         Raises:
-            UserError: Another service has it open, there is none to join, it is of another version, or it cannot be
-                written.
+            UserError: Another service has it open, there is none to join, it is of another version or holds something
+                else, or it cannot be written.
         """
         self.folder = folder
         self._only: IO[str] | None = None
+        parts = [*parts, self.work]
         if joining and not (folder / file).is_file():
             raise UserError(f"{folder} is no store of a service", "start the service with this --store first")
+        if not joining:
+            _refuse_foreign(folder, file, {part.name for part in parts})
         try:
-            for part in (folder, *parts, self.work):
+            for part in (folder, *parts):
                 part.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not joining:
                 self._only = take_alone(folder)
@@ -140,6 +143,23 @@ class DurableFolder:
     def _recover(self) -> None:
         """Put right what a killed process left."""
         raise NotImplementedError
+
+
+def _refuse_foreign(folder: Path, file: str, parts: Collection[str]) -> None:
+    """Take no folder that holds anything else, such as another service's store: what has no row here is removed.
+
+    Raises:
+        UserError: It does.
+    """
+    if not folder.is_dir() or (folder / file).is_file():
+        return
+    for path in folder.iterdir():
+        # What a start that was killed leaves.
+        if path.name != "lock" and not (path.name in parts and path.is_dir() and not any(path.iterdir())):
+            raise UserError(
+                f"{folder} is no store of this service, and it holds {path.name}",
+                "give another --store, or an empty one",
+            )
 
 
 def open_table(path: Path, tables: str, *, version: int) -> sqlite3.Connection:

@@ -19,25 +19,19 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _SNIFFED = 132
 
 
-class UnknownKindError(Exception):
-    """A file is neither DICOM nor a picture nor a zip archive.
+class Upload:
+    """Files on their way in; nothing of it stays unless `uploads.Uploads.enter` takes it.
 
     Attributes:
-        number: Which, from 1.
+        files: How many came.
+        passed_over: Numbers, from 1, of those that are neither DICOM nor a picture nor a zip archive; not kept.
     """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(f"file {number} is of no known kind")
-
-
-class Upload:
-    """Files on their way in; nothing of it stays unless `uploads.Uploads.enter` takes it."""
 
     def __init__(self, folder: Path) -> None:
         self.id = secrets.token_hex(16)
         self.folder = folder / self.id
         self.files = 0
+        self.passed_over: list[int] = []
         self.bytes = 0
         self.is_archive = False
         self._open: IO[bytes] | None = None
@@ -63,10 +57,9 @@ class Upload:
         self.bytes += len(piece)
 
     def end_file(self) -> None:
-        """Sync the file and name it by what it is.
+        """Sync the file and name it by what it is; what cannot be read is passed over.
 
         Raises:
-            UnknownKindError: It is nothing that can be read.
             DiskFullError: There is no room.
         """
         if self._open is None:
@@ -84,9 +77,16 @@ class Upload:
             start = file.read(_SNIFFED)
         ending = _ending_of(start)
         if ending is None:
-            raise UnknownKindError(self.files)
+            path.unlink()
+            self.passed_over.append(self.files)
+            return
         self.is_archive = self.is_archive or ending == ".zip"
         path.rename(path.with_name(path.name + ending))
+
+    @property
+    def kept(self) -> int:
+        """How many files were kept."""
+        return self.files - len(self.passed_over)
 
     def refer(self, server: str, study: str) -> None:
         """Put down which study is to be fetched, in place of files.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from densityclip.deliver.audit_log import AUDIT_LOG, audit, close_audit, open_audit
+from densityclip.deliver.exams import State
 from densityclip.deliver.jobs import Jobs
 from densityclip.deliver.limits import Pauses
 from densityclip.deliver.listener import Listener, Port
@@ -151,6 +152,7 @@ def listen(
 
 
 def _look_after_until(stop: threading.Event, store: Store, settings: ListenSettings) -> None:
+    idle = False
     while not stop.is_set():
         try:
             removed = store.remove_old(
@@ -158,6 +160,10 @@ def _look_after_until(stop: threading.Event, store: Store, settings: ListenSetti
             )
             if removed:
                 audit("removed", exams=removed)
+            waiting = 0 if settings.workers or store.claims.others() else store.states().get(State.READY, 0)
+            if waiting and not idle:
+                _log.warning("%d exams wait, and no `densityclip worker` is at work on %s", waiting, settings.store)
+            idle = waiting > 0
         except (OSError, sqlite3.Error) as error:
             _log.error("the store could not be looked after (%s)", type(error).__name__)
         stop.wait(_TIDY_SECONDS)
@@ -169,7 +175,11 @@ def _settle_former_peers(store: Store, settings: ListenSettings) -> None:
     for name in settings.given_up:
         objects = store.outbox.give_up(name)
         audit("given up", peer=name, objects=objects)
-        _log.warning("%d objects waited for %s, and no longer do", objects, name)
+        if objects:
+            _log.warning("%d objects waited for %s, and no longer do", objects, name)
+        else:
+            waiting = ", ".join(store.outbox.waiting_for()) or "nobody"
+            _log.warning("nothing waits for %s; something waits for: %s", name, waiting)
     known = {peer.name for peer in settings.peers}
     for name, objects in store.outbox.waiting_for().items():
         if name not in known:

@@ -69,7 +69,6 @@ class MultipartFiles:
         Raises:
             MultipartError: The body is damaged.
             MultipartTooLarge: There are too many parts or headers.
-            UnknownKindError: A part is of no kind that can be read.
             DiskFullError: There is no room.
         """
         from python_multipart.exceptions import MultipartParseError

@@ -143,7 +143,13 @@ class WebPeer:
             try:
                 answer = client.store_instances([dcmread(path)])
             except HTTPError as error:
-                _not_taken(self.name, f"HTTP {getattr(error.response, 'status_code', '?')}")
+                code = getattr(error.response, "status_code", "?")
+                if code in (401, 404):
+                    # Of the address or its credentials, and of no object.
+                    if confirmed:
+                        break
+                    raise PeerError(f"HTTP {code}: look at its address, and at ~/.netrc") from error
+                _not_taken(self.name, f"HTTP {code}")
                 continue
             except RequestException as error:
                 if confirmed:
@@ -236,16 +242,21 @@ class Deliveries:
             thread.join(5)
 
     def _loop(self, peer: Peer) -> None:
-        news, failures = self._news[peer.name], 0
+        news, failures, said = self._news[peer.name], 0, ""
         while not self._ended.is_set():
             news.clear()
             try:
                 self._deliver_due(peer)
-                failures = 0
+                if said:
+                    _log.warning("%s takes answers again", peer.name)
+                failures, said = 0, ""
                 news.wait(1.0)
             except PeerError as error:
                 failures += 1
                 audit("peer down", peer=peer.name, why=str(error), attempt=failures)
+                if str(error) != said:
+                    _log.warning("%s is down (%s): its answers wait", peer.name, error)
+                said = str(error)
                 self._ended.wait(self._peer_pauses.after(failures))
             except (OSError, sqlite3.Error) as error:
                 _log.error("deliveries to %s have to wait (%s)", peer.name, type(error).__name__)

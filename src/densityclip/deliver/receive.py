@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from densityclip.deliver.incoming import UnknownKindError, Upload
+from densityclip.deliver.incoming import Upload
 from densityclip.deliver.multipart import Headers, MultipartError, MultipartFiles, MultipartTooLarge
 
 FIELD = "files"
@@ -38,10 +38,10 @@ class UploadLimits:
 
 
 async def receive(body: AsyncIterator[bytes], content_type: str, upload: Upload, limits: UploadLimits) -> None:
-    """Write the files of a multipart body to an upload.
+    """Write the files of a multipart body to an upload; those of other kinds are passed over.
 
     Raises:
-        RequestRefused: 415 for another kind of body or file, 413 beyond the limits, 422 without any file.
+        RequestRefused: 415 for another kind of body or of all files, 413 beyond the limits, 422 without any file.
         DiskFullError: There is no room.
     """
     received = 0
@@ -63,13 +63,12 @@ async def receive(body: AsyncIterator[bytes], content_type: str, upload: Upload,
         if error.what == "files":
             raise RequestRefused(413, f"The upload has more than {limits.files} files; send a zip archive.") from None
         raise RequestRefused(413, "The headers within the upload are too long or too many.") from None
-    except UnknownKindError as error:
-        raise RequestRefused(
-            415, f"File {error.number} is neither DICOM nor a picture (PNG, JPEG, TIFF, BMP) nor a zip archive."
-        ) from None
     if not upload.files:
         raise RequestRefused(422, f"There is no file; send one or more in the field '{FIELD}'.")
-    if upload.is_archive and upload.files > 1:
+    if not upload.kept:
+        which = "The file is" if upload.files == 1 else "All files are"
+        raise RequestRefused(415, f"{which} neither DICOM nor a picture (PNG, JPEG, TIFF, BMP) nor a zip archive.")
+    if upload.is_archive and upload.kept > 1:
         raise RequestRefused(422, "Send a zip archive alone, or send the files without an archive.")
 
 

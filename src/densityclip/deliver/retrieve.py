@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from densityclip.deliver.durable import DiskFullError
-from densityclip.deliver.incoming import UnknownKindError, Upload
+from densityclip.deliver.incoming import Upload
 from densityclip.deliver.limits import Limits
 from densityclip.deliver.multipart import Headers, MultipartError, MultipartFiles, MultipartTooLarge
 from densityclip.deliver.receive import UploadLimits
@@ -159,9 +159,7 @@ def _keep(response: "Response", name: str, upload: Upload, retrieval: Retrieval)
     except MultipartError as error:
         fact = "sent something else than DICOM objects" if error.is_kind else "broke off, or sent a damaged answer"
         raise _not_retrieved(f"{name} {fact}") from None
-    except UnknownKindError:
-        raise _not_retrieved(f"{name} sent something else than DICOM objects") from None
-    if not upload.files or any(path.suffix != ".dcm" for path in upload.folder.iterdir()):
+    if not upload.files or upload.passed_over or any(path.suffix != ".dcm" for path in upload.folder.iterdir()):
         raise _not_retrieved(f"{name} sent {'something else than' if upload.files else 'no'} DICOM objects")
 
 

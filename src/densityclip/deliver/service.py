@@ -150,8 +150,8 @@ def _add_jobs(
         """Upload the files of one or more exams; the answer names the job to ask for."""
         _check_before_reading(request, uploads, settings, receiving)
         async with receiving:
-            name = await _take(request, uploads, settings, who)
-        return await _entered(uploads, response, name, who)
+            name, passed_over = await _take(request, uploads, settings, who)
+        return (await _entered(uploads, response, name, who)).model_copy(update={"passed_over": passed_over})
 
     @app.get("/api/jobs/{job}", tags=["jobs"], responses=MISSING)
     def show(job: JobId, who: Annotated[str, owner]) -> JobView:
@@ -232,7 +232,8 @@ def _check_before_reading(
         raise _disk_full()
 
 
-async def _take(request: Request, uploads: Uploads, settings: ServiceSettings, who: str) -> str:
+async def _take(request: Request, uploads: Uploads, settings: ServiceSettings, who: str) -> tuple[str, list[int]]:
+    """The job that an upload became, and which of its files were passed over."""
     upload = uploads.begin()
     try:
         async with asyncio.timeout(settings.upload.seconds):
@@ -248,8 +249,8 @@ async def _take(request: Request, uploads: Uploads, settings: ServiceSettings, w
         raise _disk_full() from None
     finally:
         upload.drop()
-    audit("accepted", job=name, who=who, files=upload.files, bytes=upload.bytes)
-    return name
+    audit("accepted", job=name, who=who, files=upload.kept, passed_over=len(upload.passed_over), bytes=upload.bytes)
+    return name, upload.passed_over
 
 
 async def _with_room(body: AsyncIterator[bytes], uploads: Uploads) -> AsyncIterator[bytes]:

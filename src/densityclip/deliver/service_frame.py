@@ -77,7 +77,7 @@ def guard_requests(app: FastAPI, hosts: Collection[str]) -> None:
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response: Response
         if hosts and (request.url.hostname or "") not in hosts:
-            response = JSONResponse({"detail": "The service is not known by this name."}, 400)
+            response = JSONResponse({"detail": "The service is not known by this name; start it with --name."}, 400)
         elif request.method not in ("GET", "HEAD") and _is_foreign(request):
             response = JSONResponse({"detail": "Requests from pages of other sites are refused."}, 403)
         else:

@@ -53,6 +53,11 @@ class JobView(BaseModel):
     detail: str | None = None
     expires_at: float | None = Field(default=None, description="When it goes, seconds since 1970.")
     exams: list[ExamFiles] = Field(default_factory=list)
+    passed_over: list[int] = Field(
+        default_factory=list,
+        description="Said once, when files were uploaded: numbers, from 1, of those that are neither DICOM nor a "
+        "picture nor a zip archive, and were not kept.",
+    )
 
 
 class Health(BaseModel):

@@ -133,7 +133,7 @@ class Uploads(DurableFolder):
             with self.table.transaction() as table:
                 table.execute(
                     "INSERT INTO jobs (id, owner, state, files, created) VALUES (?, ?, ?, ?, ?)",
-                    (upload.id, owner, JobState.WAITING, upload.files, self._clock()),
+                    (upload.id, owner, JobState.WAITING, upload.kept, self._clock()),
                 )
         except (OSError, sqlite3.Error) as error:
             shutil.rmtree(self._inputs / upload.id, ignore_errors=True)

@@ -203,7 +203,8 @@ def load_bundle(folder: Path) -> Bundle:
     if not (folder / PROVENANCE).is_file():
         if (folder / "bundle" / PROVENANCE).is_file():
             return load_bundle(folder / "bundle")
-        raise UserError(f"{folder} is not a bundle: it has no {PROVENANCE}", remedy)
+        fact = f"is not a bundle: it has no {PROVENANCE}" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} {fact}", remedy)
     provenance = read_json(folder / PROVENANCE, "densityclip train")
     if not isinstance(provenance, dict) or not {"hashes", "logit_scale", "data"} <= set(provenance):
         raise UserError(f"{folder / PROVENANCE} is not of a bundle", remedy)

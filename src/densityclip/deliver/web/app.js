@@ -48,12 +48,17 @@ function send(files) {
     request.responseType = "json";
     request.upload.onprogress = (event) => say("Sending the images.", event.loaded, event.total);
     request.onload = () => {
-      if (request.status === 202) done(request.response);
+      if (request.status === 202) done({ ...request.response, leftOut: namesOf(request.response, files) });
       else failed(new Error((request.response && request.response.detail) || `Refused with status ${request.status}.`));
     };
     request.onerror = () => failed(new Error("The images could not be sent: the service cannot be reached."));
     request.send(form);
   });
+}
+
+// Only this page knows what its files are called.
+function namesOf(job, files) {
+  return job.passed_over.map((number) => files[number - 1].name);
 }
 
 function say(sentence, done, total) {
@@ -102,13 +107,14 @@ async function follow(begin) {
   byId("again").hidden = true;
   try {
     let job = await begin();
+    const leftOut = job.leftOut || [];
     while (job.state === "waiting" || job.state === "working") {
       sayHowFar(job);
       await new Promise((later) => setTimeout(later, 700));
       job = await (await ask(`/api/jobs/${job.id}`)).json();
     }
     if (job.state === "failed") throw new Error(`${inWords(job)}${job.detail ? ` (${job.detail})` : ""}`);
-    await show(job);
+    await show(job, leftOut);
   } catch (error) {
     complain(error.message);
   }
@@ -125,14 +131,17 @@ function sayHowFar(job) {
   }
 }
 
-async function show(job) {
+async function show(job, leftOut) {
   for (const exam of job.exams) {
     const base = `/api/jobs/${job.id}/exams/${exam.number}`;
     const found = await (await ask(base)).json();
     byId("answers").append(examPart(exam, found, base, job.exams.length));
   }
   byId("bar").hidden = true;
-  byId("said").textContent = job.exams.length === 1 ? "Done." : `Done: ${job.exams.length} exams or groups of images.`;
+  const done = job.exams.length === 1 ? "Done." : `Done: ${job.exams.length} exams or groups of images.`;
+  byId("said").textContent = leftOut.length
+    ? `${done} Passed over, as neither DICOM nor a picture nor a zip archive: ${leftOut.join(", ")}.`
+    : done;
   byId("again").hidden = false;
   byId("answers").focus({ preventScroll: true });
 }
