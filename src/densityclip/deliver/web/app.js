@@ -14,7 +14,8 @@ function element(tag, className, text) {
 
 // A reason in words; some have nothing that a person could do.
 function inWords(given) {
-  return [given.meaning, given.remedy === "Nothing." ? "" : given.remedy].filter(Boolean).join(" ");
+  const said = [given.meaning, given.remedy === "Nothing." ? "" : given.remedy].filter(Boolean).join(" ");
+  return said.replaceAll("`", ""); // the signs of code are for the pages of the documentation
 }
 
 function headers() {
