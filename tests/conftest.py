@@ -15,6 +15,7 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, and all files that share the road in one, so that it is run once."""
     on_the_road = {item.path for item in items if "road" in getattr(item, "fixturenames", ())}
