@@ -6,7 +6,7 @@ DEMO_ARGS ?= --out demo
 TEST_ARGS ?= -m "not slow and not long"
 # Processes of the tests, with one thread each where the tests do not ask for two; threads that wait shall not spin.
 TEST_WORKERS ?= 2
-TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .PHONY: demo test coverage check clean
 .DEFAULT_GOAL := demo

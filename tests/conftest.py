@@ -15,14 +15,6 @@ settings.register_profile(
 settings.load_profile("default")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all files that share the road in one, so that it is run once."""
-    on_the_road = {item.path for item in items if "road" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("road" if item.path in on_the_road else str(item.path)))
-
-
 def run_densityclip(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command of the installed package as a user does, in a process of its own."""
     return subprocess.run(

@@ -13,6 +13,12 @@ import phantom_measures as measures
 RNG = np.random.default_rng(3)
 
 
+@pytest.fixture(autouse=True)
+def same_draws(monkeypatch):
+    """Every test draws the same numbers, whichever ran before it."""
+    monkeypatch.setattr(f"{__name__}.RNG", np.random.default_rng(3))
+
+
 def power_law_field(beta: float, size: int = 768) -> np.ndarray:
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = np.inf

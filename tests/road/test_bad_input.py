@@ -90,9 +90,8 @@ def test_a_test_pattern_without_a_breast_is_refused_for_that_reason(
 @pytest.mark.parametrize("given", ["folder", "missing", "foundation"])
 def test_a_bundle_that_is_not_one(given: str, road: Path, exam: Path, tmp_path: Path, densityclip):
     model = {"folder": exam, "missing": tmp_path / "nowhere", "foundation": road / "foundation"}[given]
-    assert_mistake(
-        densityclip("predict", exam, "--model", model, "--out", tmp_path / "out"), "is not a bundle", "bundle/"
-    )
+    said = "does not exist" if given == "missing" else "is not a bundle"
+    assert_mistake(densityclip("predict", exam, "--model", model, "--out", tmp_path / "out"), said, "bundle/")
 
 
 @pytest.mark.slow
@@ -100,7 +99,9 @@ def test_a_cache_made_with_another_recipe(road: Path, bundle: Path, tmp_path: Pa
     index = road / "cohorts" / "rsna-like"
     assert densityclip("prepare", index, "--out", tmp_path / "c", "--size", "96").returncode == 0
     assert_mistake(
-        densityclip("predict", tmp_path / "c", "--model", bundle, "--out", tmp_path / "o"), "recipe", "prepare"
+        densityclip("predict", tmp_path / "c", "--model", bundle, "--out", tmp_path / "o"),
+        "recipe",
+        "Prepare the images",
     )
     again = densityclip("prepare", index, "--out", tmp_path / "c", "--size", "128")
     assert_mistake(again, "another recipe")
