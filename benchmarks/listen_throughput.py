@@ -104,7 +104,8 @@ class Listening:
 
 def enlarged(image: Dataset, times: int) -> None:
     """Repeat each pixel along both sides; the breast keeps its millimetres."""
-    image.decompress()
+    if image.file_meta.TransferSyntaxUID.is_compressed:
+        image.decompress()
     pixels = image.pixel_array.repeat(times, 0).repeat(times, 1)
     image.Rows, image.Columns = pixels.shape
     for name in ("ImagerPixelSpacing", "PixelSpacing"):
