@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from densityclip.artifacts import conform
 from densityclip.deliver.answer import exam_objects, exams_of, write_exam
 from densityclip.deliver.pictures import exam_pictures
 from densityclip.deliver.source_image import read_source
@@ -79,7 +78,7 @@ def _predicted(
     predictor: "Predictor", files: Sequence[Path]
 ) -> tuple[pl.DataFrame, pl.DataFrame, list["PredictedImage"]]:
     """Predictions of all levels, the index of what was found, and its prepared images, which maps are made of."""
-    from densityclip.inference.predictor import all_levels, image_table, refused_row
+    from densityclip.inference.predictor import all_levels, image_table, refused_images
     from densityclip.inference.sources import gather
 
     found, excluded = gather(files[0].parent, for_processing=predictor.bundle.recipe.for_processing)
@@ -87,10 +86,7 @@ def _predicted(
     mine = pl.col("path").is_in([str(path.resolve()) for path in files])
     found, excluded = found.filter(mine), excluded.filter(mine)
     predicted = list(predictor.predict_files(found))
-    images = image_table(predicted, predictor.calibration)
-    refused = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
-    if refused:
-        images = pl.concat([images, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
+    images = pl.concat([image_table(predicted, predictor.calibration), refused_images(excluded)])
     return all_levels(images, predictor.calibration.joining), found, predicted
 
 

@@ -1,7 +1,6 @@
 """The listener as a whole: the port, the workers, the deliveries, and what is thrown away in time."""
 
 import contextlib
-import importlib.util
 import logging
 import signal
 import sqlite3
@@ -15,6 +14,7 @@ from densityclip.deliver.exams import State
 from densityclip.deliver.jobs import Jobs
 from densityclip.deliver.limits import Pauses
 from densityclip.deliver.listener import Listener, Port
+from densityclip.deliver.needs import check_installed
 from densityclip.deliver.peers import Deliveries, Peer
 from densityclip.deliver.shared_work import WorkOrder
 from densityclip.deliver.store import Store
@@ -80,9 +80,7 @@ def listen_with_bundle(
     Raises:
         UserError: As of `listen`; or a library is not installed.
     """
-    for module in ("pynetdicom", "huey"):
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"listening needs {module}", "install it: pip install 'densityclip[serve]'")
+    check_installed("listening", "pynetdicom", "huey")
     order = WorkOrder(
         "listen", bundle, settings.port.limits, settings.job_pauses, overlay=overlay, queue=settings.queue
     )

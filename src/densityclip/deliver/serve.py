@@ -1,7 +1,6 @@
 """The web service as a whole: the port, the workers, and what goes in time."""
 
 import contextlib
-import importlib.util
 import ipaddress
 import logging
 import sqlite3
@@ -17,6 +16,7 @@ from densityclip.deliver.audit_log import AUDIT_LOG, audit, close_audit, open_au
 from densityclip.deliver.jobs import Jobs, by_file_name
 from densityclip.deliver.limits import Limits, Pauses
 from densityclip.deliver.listen_service import told_to_end
+from densityclip.deliver.needs import check_installed
 from densityclip.deliver.receive import UploadLimits
 from densityclip.deliver.retrieve import Retrieval
 from densityclip.deliver.shared_work import WorkOrder
@@ -100,9 +100,7 @@ def serve_with_bundle(settings: ServeSettings, bundle: "Bundle", *, say: Callabl
     Raises:
         UserError: The store, the model or the port cannot be opened, or a library is not installed.
     """
-    for module in ("fastapi", "uvicorn", "python_multipart", "pynetdicom", "requests", "huey"):
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"the web service needs {module}", "install it: pip install 'densityclip[serve]'")
+    check_installed("the web service", "fastapi", "uvicorn", "python_multipart", "pynetdicom", "requests", "huey")
     from densityclip.deliver.identity import model_version
 
     model = {

@@ -5,7 +5,6 @@ it cannot disagree with the service, or with another worker, about the model, th
 """
 
 import contextlib
-import importlib.util
 import json
 import logging
 import threading
@@ -20,6 +19,7 @@ from densityclip.artifacts import atomic_path, read_json
 from densityclip.deliver.audit_log import AUDIT_LOG, audit, close_audit, open_audit
 from densityclip.deliver.jobs import Jobs, by_file_name
 from densityclip.deliver.limits import Limits, Pauses
+from densityclip.deliver.needs import check_installed
 from densityclip.deliver.receive import UploadLimits
 from densityclip.deliver.retrieve import Retrieval
 from densityclip.deliver.store import Store
@@ -131,8 +131,7 @@ def work_beside(
         UserError: There is no service, or it is of another version; or at the start: the store cannot be joined, the
             model cannot be opened, or the queue does not answer. Later on these are waited out.
     """
-    if importlib.util.find_spec("huey") is None:
-        raise UserError("a worker needs huey", "install it: pip install 'densityclip[serve]'")
+    check_installed("a worker", "huey")
     started = False
     while not stop.is_set():
         order = read_order(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from densityclip.artifacts import conform, write_json
+from densityclip.artifacts import write_json
 from densityclip.deliver.answer import ExamObjects, exam_objects
 from densityclip.deliver.incoming import REFERENCE
 from densityclip.deliver.pictures import Layers, draw_layers, draw_pictures, exam_maps
@@ -170,12 +170,9 @@ def _answer_exam(
 
 
 def _rows(predictor: "Predictor", images: Sequence["PredictedImage"], excluded: pl.DataFrame) -> pl.DataFrame:
-    from densityclip.inference.predictor import all_levels, image_table, refused_row
+    from densityclip.inference.predictor import all_levels, image_table, refused_images
 
-    table = image_table(images, predictor.calibration)
-    refused = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
-    if refused:
-        table = pl.concat([table, conform(pl.DataFrame(refused, infer_schema_length=None), "predictions")])
+    table = pl.concat([image_table(images, predictor.calibration), refused_images(excluded)])
     rows = all_levels(table, predictor.calibration.joining)
     if rows["exam_id"].null_count():
         # Pictures have neither exam nor breast, and yet an answer each.

@@ -316,6 +316,12 @@ def refused_row(known: dict[str, Any], reason: str, detail: str | None = None) -
     }
 
 
+def refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
+    """Image-level prediction rows of images that were refused before any model saw them."""
+    rows = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
+    return conform(pl.DataFrame(rows, infer_schema_length=None), "predictions")
+
+
 def all_levels(images: pl.DataFrame, joining: Joining) -> pl.DataFrame:
     """Image rows followed by the breasts and exams that they make up.
 

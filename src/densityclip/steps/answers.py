@@ -12,7 +12,7 @@ from densityclip.probability.joining import members_of
 from densityclip.reasons import Reason
 from densityclip.records import Status
 from densityclip.steps.archive import read_splits
-from densityclip.steps.models import cached_images, refused_images, with_parts, write_predictions
+from densityclip.steps.models import cached_images, with_parts, write_predictions
 from densityclip.steps.objects import write_objects
 from densityclip.steps.overlays import Overlays
 from densityclip.steps.progress import Report
@@ -62,7 +62,7 @@ def predict(
             read from.
     """
     from densityclip.inference.guard import hold_back_disagreeing
-    from densityclip.inference.predictor import Predictor, all_levels
+    from densityclip.inference.predictor import Predictor, all_levels, refused_images
     from densityclip.inference.zip_source import unpacked
 
     with unpacked(source) as folder:

@@ -10,7 +10,6 @@ import polars as pl
 
 from densityclip.errors import UserError
 from densityclip.records import Part, Status
-from densityclip.steps.models import refused_images
 from densityclip.steps.progress import Report
 from densityclip.steps.sources import found_images
 
@@ -72,7 +71,7 @@ def explain(
     from densityclip.explain.folder import CONTENT, remove_earlier
     from densityclip.explain.maps import map_images
     from densityclip.explain.targets import DENSITY_SCORE
-    from densityclip.inference.predictor import ImageRows
+    from densityclip.inference.predictor import ImageRows, refused_images
 
     measured = measured and DENSITY_SCORE in targets
     models = 1 + (len(others) + (shuffled is not None)) * measured

@@ -67,6 +67,7 @@ def is_first_process() -> bool:
 def cached_images(cache: Path, predictor: "Predictor", progress: Report, *, guarded: bool = False) -> pl.DataFrame:
     """Image-level predictions of a cache, the images that it refused included."""
     from densityclip.imaging.cache import Cache
+    from densityclip.inference.predictor import refused_images
 
     images = predictor.predict_cache(Cache.open(cache), progress, guarded=guarded)
     refused = refused_images(read_table(cache / "refused.parquet", "excluded"))
@@ -137,6 +138,7 @@ def predict_with_baseline(
 ) -> pl.DataFrame:
     """Predict the cache of a study's cohort with a baseline, as `predict_cohort` does with an arm."""
     from densityclip.imaging.cache import Cache
+    from densityclip.inference.predictor import refused_images
     from densityclip.training.baselines import load_baseline, predict_baseline
 
     loaded = load_baseline(folder, foundation)
@@ -157,14 +159,6 @@ def _named_levels(
     images = with_parts(images, splits, fold=fold)
     named = images.with_columns(pl.lit(arm).alias("arm"), pl.lit(seed, pl.Int64).alias("seed"))
     return all_levels(named, joining)
-
-
-def refused_images(excluded: pl.DataFrame) -> pl.DataFrame:
-    """Image-level prediction rows of images that were refused before any model saw them."""
-    from densityclip.inference.predictor import refused_row
-
-    rows = [refused_row(row, row["reason"], row["detail"]) for row in excluded.iter_rows(named=True)]
-    return conform(pl.DataFrame(rows, infer_schema_length=None), "predictions")
 
 
 def write_predictions(
